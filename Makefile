@@ -1,0 +1,43 @@
+# Everything a person or CI does here. `make` alone lists it.
+# Each target brings the machine up first (.ci/bootstrap): the first run installs, the next find it done.
+
+PY     := .venv/bin/python
+DIR    ?= dist/bin
+C_CODE := $(wildcard bpf/*.c bpf/*.h)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench fuzz plugin clean bootstrap
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: bootstrap ## two pods, a real Envoy, every backend: who called whom, seen by which listener
+	@$(PY) -m tests.demo.demo
+
+test: lint ## lint, the house laws, every test; as root, in namespaces it makes
+	@$(PY) -m pytest
+
+lint: bootstrap ## ruff, mypy --strict, clang-format
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(PY) -m mypy
+ifneq ($(C_CODE),)
+	@clang-format --dry-run --Werror $(C_CODE)
+endif
+
+bench: bootstrap ## the budgets: whole processes, as ratios to a bare Python, in one interleaved run
+	@$(PY) -m tests.bench.bench
+
+fuzz: bootstrap ## random redirections and probes against the oracle, for longer
+	@HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest -m fuzz --timeout=0
+
+plugin: bootstrap ## a launcher a runtime can start, in DIR (default dist/bin)
+	@$(PY) -m install.launcher "$(DIR)"
+
+clean: ## remove all that make has made here
+	@rm -rf .venv .tools dist build bpf/*.o bpf/vmlinux.h cni_plugin/mesh/dialects/*.json
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+bootstrap:
+	@.ci/bootstrap

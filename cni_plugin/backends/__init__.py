@@ -1,0 +1,49 @@
+"""Backends of one meaning: each makes a Redirection true in a network namespace."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    from cni_plugin.model.redirection import Redirection
+
+    class Backend(Protocol):
+        """What a backend does, always in the network namespace the process is in.
+
+        `families` are the IP versions to program: (4,), (6,) or (4, 6).
+        """
+
+        name: str
+
+        def probe(self, redirection: Redirection, families: tuple[int, ...]) -> None:
+            """Raise `Unsupported` if this kernel or host cannot; cheap, called before each `add`."""
+
+        def add(self, redirection: Redirection, families: tuple[int, ...]) -> None:
+            """Make it so, replacing what is there. Raises `Unsupported` or `OSError`, nothing changed."""
+
+        def check(self, redirection: Redirection, families: tuple[int, ...]) -> list[str]:
+            """Return what is missing, changed or added, a line each."""
+
+        def delete(
+            self,
+            redirection: Redirection = ...,
+            kept: Redirection | None = ...,
+            families: tuple[int, ...] = ...,
+        ) -> None:
+            """Remove what `redirection` made; what is not there is no error. Raises `OSError`.
+
+            The rules go; addresses and routes go unless `kept`, for `families`, needs them too.
+            """
+
+
+NAMES = ("nftables", "iptables")
+
+
+def load(name: str, cache_dir: str = "/run/mesh-redirect") -> "Backend":
+    """Return the backend `name`; only its own modules are imported. `cache_dir` keeps what it found out."""
+    if name == "nftables":
+        from cni_plugin.backends.nftables import Nftables
+
+        return Nftables()
+    from cni_plugin.backends.iptables import Iptables
+
+    return Iptables(cache_dir)

@@ -1,0 +1,43 @@
+"""What every backend shares: the answer "not supported", and each row of the contract in a few words."""
+
+
+from cni_plugin.model.redirection import Redirection
+
+# What is removed where no record says what was added: routes and addresses of the defaults.
+NO_RECORD = Redirection(inbound="tproxy")
+
+
+class Unsupported(Exception):
+    """This kernel or host cannot do it with this backend, and says why; nothing was changed."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+# Comments of rules in both backends; letters, digits, blanks and hyphens only, as both syntaxes allow.
+WHY = {
+    "I1": "excluded interface",
+    "I2": "excluded source",
+    "I3": "excluded or tunnel port",
+    "I4": "to the proxy",
+    "I5": "not captured inbound",
+    "O1": "excluded interface",
+    "O2": "excluded port",
+    "O3": "passthrough source",
+    "O4": "proxy calls its own pod",
+    "O4-O5": "owner is the proxy",
+    "O5": "owner is not captured",
+    "O6": "captured DNS",
+    "O6-O11": "owner is captured",
+    "O7": "stays on loopback",
+    "O8": "excluded destination",
+    "O9": "included port",
+    "O10": "included destination",
+    "O11": "not captured outbound",
+    "udp443": "QUIC refused",
+    "drop_invalid": "invalid state",
+    "tproxy": "transparent connection",
+    "clone": "tells a client at once that the proxy does not listen",
+    "family": "is not redirected",
+}

@@ -1,0 +1,1 @@
+"""The same executable, run by a person."""

@@ -1,0 +1,1 @@
+"""Pure: what people write in the conflist, read strictly (plugin) and described (pydantic)."""

@@ -1,0 +1,1 @@
+"""The kernel's doors, one thin file each. No policy in here."""

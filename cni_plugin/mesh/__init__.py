@@ -1,0 +1,1 @@
+"""Pure: pod facts and a dialect in, a Decision out."""

@@ -1,0 +1,311 @@
+"""The verbs of the CNI spec, each a story on one screen: decide, act, record, answer.
+
+Not the protocol (`plugin`), not the rules (`backends`). Every function raises `CniError` alone.
+"""
+
+import time
+
+from cni_plugin import backends
+from cni_plugin.backends import routes
+from cni_plugin.backends.common import Unsupported
+from cni_plugin.config import fields
+from cni_plugin.kernel import journal, netns, state
+from cni_plugin.mesh import dialect
+from cni_plugin.model import errors, result
+from cni_plugin.model.decision import REJECT, RETRY, Decision
+from cni_plugin.model.errors import CniError
+from cni_plugin.model.redirection import Redirection, effective_families
+from cni_plugin.model.request import Netconf, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def add(request: Request) -> "dict[str, Any]":
+    """Put the sandbox's traffic through its proxy if it is a meshed pod's; return the Result."""
+    started = time.monotonic()
+    conf = request.netconf
+    addresses = result.addresses(conf.prev_result)
+    decision = dialect.decide(conf, request.args, addresses)
+    decided = time.monotonic()
+    _refuse(request, decision)
+    earlier = _record(conf, request.container_id, request.ifname, lenient=True)
+    draft = _draft(request)
+    try:
+        record = _new_record(request, decision)
+        if decision.redirection is not None or (earlier and earlier.get("backend")):
+            record |= _act(request, decision.redirection, addresses, earlier)
+        record["timings"] = _milliseconds(started, decided, time.monotonic())
+    except BaseException:
+        draft.abandon()
+        raise
+    _commit(request, draft, record)
+    _log(request, "warn" if decision.warnings else "info", record)
+    return result.convert(conf.prev_result, conf.cni_version)
+
+
+def delete(request: Request) -> None:
+    """Remove the redirection and its record; again, without netns or after a reboot, it does nothing."""
+    conf = request.netconf
+    record = _record(conf, request.container_id, request.ifname, lenient=True)
+    try:
+        if request.netns:
+            with netns.entered(request.netns):
+                _remove(conf, record)
+    except OSError as error:
+        # A namespace that is gone took its rules with it.
+        if not netns.is_gone(error):
+            message = f"the redirection cannot be removed: {error}"
+            raise CniError(errors.APPLY_FAILED, message) from None
+    try:
+        state.remove(conf.state_dir, request.container_id, request.ifname)
+    except OSError as error:
+        raise _state_failed(conf, error) from None
+    _log(request, "info", record or {})
+
+
+def check(request: Request) -> None:
+    """Raise error 104, naming what is missing, changed or added, unless all is as ADD left it."""
+    record = _record(request.netconf, request.container_id, request.ifname)
+    if record is None:
+        raise CniError(errors.CHECK_FAILED, "no record of this attachment: ADD did not run, or its state is lost")
+    if not record.get("backend"):
+        return
+    try:
+        with netns.entered(request.netns):
+            lines = _differences(request.netconf, record)
+    except OSError as error:
+        raise _netns_failed(request, error) from None
+    if lines:
+        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+        raise CniError(errors.CHECK_FAILED, "; ".join(lines[:3]) + more, "\n".join(lines))
+
+
+def _differences(conf: Netconf, record: "dict[str, Any]") -> "list[str]":
+    cookie = netns.cookie()
+    if cookie != record.get("netnsCookie", cookie):
+        return ["CNI_NETNS is not the network namespace that ADD redirected"]
+    redirection, families = _recorded(record)
+    try:
+        return backends.load(record["backend"], conf.state_dir).check(redirection, families)
+    except (OSError, Unsupported) as error:
+        raise CniError(errors.APPLY_FAILED, f"the rules cannot be read: {error}") from None
+
+
+def gc(request: Request) -> None:
+    """Remove what belongs to attachments of this network that are no longer valid."""
+    conf = request.netconf
+    if conf.valid_attachments is None:
+        raise errors.bad_field("cni.dev/valid-attachments", None, "the list of attachments to keep")
+    failed = []
+    for container_id, ifname in list(state.attachments(conf.state_dir)):
+        if (container_id, ifname) in conf.valid_attachments:
+            continue
+        record = _record(conf, container_id, ifname, lenient=True)
+        # A record that cannot be read names no network; DEL by its container still finds it.
+        if record is None or record.get("network") != conf.name:
+            continue
+        try:
+            _remove_stale(conf, record)
+            state.remove(conf.state_dir, container_id, ifname)
+        except OSError as error:
+            failed.append(f"{container_id}:{ifname}: {error}")
+    if failed:
+        message = f"{len(failed)} stale attachments could not be removed"
+        raise CniError(errors.APPLY_FAILED, message, "\n".join(failed))
+
+
+def status(request: Request) -> None:
+    """Raise error 50 with the reasons if no ADD could succeed: every backend is tried in a scratch netns."""
+    conf = request.netconf
+    try:
+        state.Draft(conf.state_dir, "status", "status").abandon()
+    except OSError as error:
+        raise CniError(errors.NOT_AVAILABLE, f"stateDir {conf.state_dir} is not writable: {error.strerror}") from None
+    dialect.load(conf.mesh)
+    trial = Redirection(**{"proxy_uids": ((1337, 1337),), **conf.redirection})
+    reasons = []
+    for name in conf.backends:
+        try:
+            netns.unshare(netns.CLONE_NEWNET)
+            backend = backends.load(name, conf.state_dir)
+            backend.probe(trial, (4, 6))
+            backend.add(trial, (4, 6))
+        except (OSError, Unsupported) as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return
+    raise CniError(errors.NOT_AVAILABLE, "no backend works on this node: " + "; ".join(reasons))
+
+
+# -- deciding --------------------------------------------------------------------------------------
+
+
+def _refuse(request: Request, decision: Decision) -> None:
+    if decision.verdict in (RETRY, REJECT):
+        _log(request, "warn", _new_record(request, decision))
+    if decision.verdict == RETRY:
+        raise CniError(errors.TRY_AGAIN_LATER, f"{decision.reason}: {decision.detail}")
+    if decision.verdict == REJECT:
+        raise CniError(errors.REJECTED, f"{decision.reason}: {decision.detail}")
+
+
+# -- acting ----------------------------------------------------------------------------------------
+
+
+def _act(
+    request: Request,
+    redirection: Redirection | None,
+    addresses: list[bytes],
+    earlier: "dict[str, Any] | None",
+) -> "dict[str, Any]":
+    """Replace what `earlier` left in the netns by `redirection`; return the record's part of it."""
+    acted: dict[str, Any] = {}
+    try:
+        with netns.entered(request.netns):
+            if redirection is not None:
+                families = effective_families(redirection, addresses)
+                acted = {"netnsCookie": netns.cookie(), **_apply(request.netconf, redirection, families)}
+            if earlier is not None and earlier.get("backend"):
+                _retire(request.netconf, earlier, acted, redirection)
+    except OSError as error:
+        raise _netns_failed(request, error) from None
+    return acted
+
+
+def _apply(conf: Netconf, redirection: Redirection, families: tuple[int, ...]) -> "dict[str, Any]":
+    """Apply with the first backend that can; why the others cannot goes into the record."""
+    refused: dict[str, str] = {}
+    for name in conf.backends:
+        backend = backends.load(name, conf.state_dir)
+        try:
+            backend.probe(redirection, families)
+            backend.add(redirection, families)
+        except Unsupported as error:
+            refused[name] = error.reason
+            continue
+        except OSError as error:
+            raise CniError(errors.APPLY_FAILED, f"{name}: the redirection was refused: {error}") from None
+        return {"backend": name, "families": list(families), "refused": refused}
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise CniError(errors.NO_BACKEND, f"no backend can install this redirection: {reasons}")
+
+
+def _retire(
+    conf: Netconf, earlier: "dict[str, Any]", acted: "dict[str, Any]", kept: Redirection | None
+) -> None:
+    """Remove what an earlier ADD made and this one did not replace."""
+    old, _ = _recorded(earlier)
+    families = tuple(acted.get("families", ()))
+    try:
+        if earlier["backend"] == acted.get("backend"):
+            routes.delete(old, kept, families)
+        else:
+            backends.load(earlier["backend"], conf.state_dir).delete(old, kept, families)
+    except OSError as error:
+        raise CniError(errors.APPLY_FAILED, f"the earlier redirection cannot be removed: {error}") from None
+
+
+def _remove(conf: Netconf, record: "dict[str, Any] | None") -> None:
+    """Remove what `record` says; without a record, whatever of ours is found."""
+    if record is None:
+        for name in backends.NAMES:
+            backends.load(name, conf.state_dir).delete()
+    elif record.get("backend"):
+        backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
+
+
+def _remove_stale(conf: Netconf, record: "dict[str, Any]") -> None:
+    """Remove the rules of a record, if its namespace is still the one at that path."""
+    if not record.get("backend"):
+        return
+    try:
+        with netns.entered(record["netns"]):
+            if netns.cookie() == record.get("netnsCookie"):
+                _remove(conf, record)
+    except OSError as error:
+        if not netns.is_gone(error):
+            raise
+
+
+def _netns_failed(request: Request, error: OSError) -> CniError:
+    if netns.is_gone(error):
+        expected = "the path of a network namespace"
+        return errors.bad_field("CNI_NETNS", request.netns, expected, errors.INVALID_ENVIRONMENT)
+    return CniError(errors.NETNS_FAILED, f"CNI_NETNS {request.netns} cannot be entered: {error.strerror}")
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def _record(conf: Netconf, container_id: str, ifname: str, lenient: bool = False) -> "dict[str, Any] | None":
+    """Return the attachment's record, or None; `lenient` takes a damaged one for none."""
+    try:
+        return state.load(conf.state_dir, container_id, ifname)
+    except (OSError, ValueError) as error:
+        if lenient and isinstance(error, ValueError):
+            return None
+        raise CniError(errors.STATE_FAILED, f"the record in {conf.state_dir} cannot be read: {error}") from None
+
+
+def _recorded(record: "dict[str, Any]") -> "tuple[Redirection, tuple[int, ...]]":
+    redirection = fields.from_json("record.redirection", record["redirection"])
+    return redirection, tuple(record["families"])
+
+
+def _new_record(request: Request, decision: Decision) -> "dict[str, Any]":
+    shown = decision.redirection
+    return {
+        "containerId": request.container_id,
+        "ifname": request.ifname,
+        "netns": request.netns,
+        "network": request.netconf.name,
+        "pod": "/".join(filter(None, map(request.args.get, ("K8S_POD_NAMESPACE", "K8S_POD_NAME")))),
+        "mesh": decision.mesh,
+        "verdict": decision.verdict,
+        "reason": decision.reason,
+        "detail": decision.detail,
+        "origins": decision.origins,
+        "unknown": list(decision.unknown),
+        "warnings": list(decision.warnings),
+        "redirection": None if shown is None else fields.to_json(shown),
+    }
+
+
+def _draft(request: Request) -> state.Draft:
+    try:
+        return state.Draft(request.netconf.state_dir, request.container_id, request.ifname)
+    except OSError as error:
+        raise _state_failed(request.netconf, error) from None
+
+
+def _commit(request: Request, draft: state.Draft, record: "dict[str, Any]") -> None:
+    """Put the record in place; if that fails the ADD fails, and leaves no rules behind."""
+    try:
+        draft.commit(record)
+    except OSError as error:
+        try:
+            with netns.entered(request.netns):
+                _remove(request.netconf, record)
+        except OSError:
+            pass  # the failure to report is the first one
+        raise _state_failed(request.netconf, error) from None
+
+
+def _state_failed(conf: Netconf, error: OSError) -> CniError:
+    return CniError(errors.STATE_FAILED, f"stateDir {conf.state_dir}: {error.strerror}")
+
+
+def _milliseconds(started: float, decided: float, done: float) -> "dict[str, float]":
+    return {"decide": round((decided - started) * 1e3, 3), "act": round((done - decided) * 1e3, 3)}
+
+
+_LOGGED = ("pod", "network", "mesh", "verdict", "reason", "detail", "unknown", "warnings", "backend", "refused", "timings")
+
+
+def _log(request: Request, level: str, record: "dict[str, Any]") -> None:
+    conf = request.netconf
+    line = {"verb": request.command, "containerId": request.container_id, "ifname": request.ifname}
+    line |= {key: record[key] for key in _LOGGED if record.get(key)}
+    journal.write(conf.log_file, conf.log_level, level, line)

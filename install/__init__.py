@@ -1,0 +1,1 @@
+"""What brings the plugin to a machine: the launcher now, the installer later. Not the plugin itself."""

@@ -1,0 +1,64 @@
+"""The contract's table on the real kernel: every line × backend × family, and the oracle against the same lines."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cni_plugin.model.contract import PASS, REDIRECT, REJECT, outcome
+from tests.contract.run import (
+    LISTENERS,
+    Programmer,
+    assert_both_ends_are_told_the_truth,
+    dial,
+    probe,
+    redirection,
+    where_it_ended,
+)
+from tests.contract.table import CASES, Case
+from tests.lab.need import need
+from tests.lab.topology import DEAD, Pod
+
+BACKENDS = ("nftables", "iptables")
+LINES = [pytest.param(case, family, id=f"{case.name}-ipv{family}") for case in CASES for family in case.over]
+RUNS = [
+    pytest.param(backend, case, family, id=f"{backend}-{case.name}-ipv{family}")
+    for backend in BACKENDS
+    for case in CASES
+    for family in case.over
+]
+
+
+@pytest.fixture(scope="module")
+def program(shared_pod: Pod) -> Iterator[Programmer]:
+    """Give the programmer of the module's one pod."""
+    return Programmer(shared_pod)
+
+
+@pytest.mark.parametrize(("backend", "case", "family"), RUNS)
+def test_the_kernel_does_what_the_table_says(program: Programmer, backend: str, case: Case, family: int) -> None:
+    """Traffic of this line goes elsewhere than the contract says, or one of its ends is told a wrong address."""
+    need(backend)
+    program(backend, redirection(case), case.families)
+    seen = program.pod.endpoints[case.who.place].dial_all([dial(case.who, family)])[0]
+    assert where_it_ended(seen, case.who.port) == case.ends, seen
+    if seen.result == "connected":
+        assert_both_ends_are_told_the_truth(seen, case.who, family, redirection(case))
+
+
+@pytest.mark.parametrize(("case", "family"), LINES)
+def test_the_oracle_says_what_the_table_says(case: Case, family: int) -> None:
+    """`explain --probe` tells people something else than the kernel does."""
+    said = outcome(redirection(case), case.families, probe(case.who, family))
+    if case.ends in LISTENERS:
+        expected = (case.row, REDIRECT, LISTENERS[case.ends])
+    elif case.ends == "refused":
+        expected = (case.row, REJECT, 0) if case.row == "udp443" else (case.row, REDIRECT, DEAD)
+    else:
+        expected = (case.row, PASS, 0)
+    assert (said.row, said.action, said.port) == expected, said.why
+
+
+def test_every_row_of_the_contract_has_a_line() -> None:
+    """A row of the contract is claimed by nobody, so nothing would notice when it breaks."""
+    rows = {f"I{i}" for i in range(1, 6)} | {f"O{i}" for i in range(1, 12)} | {"udp443"}
+    assert {case.row for case in CASES} == rows

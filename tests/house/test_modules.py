@@ -1,0 +1,98 @@
+"""The plugin's import budget: what is in `sys.modules` after every verb is on a short written list."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.runtime.node import Netns
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+PYTHON = os.path.realpath(sys.executable)
+
+# What the launcher does, and then, instead of ending: the names of what has been imported, on stderr.
+# os._exit ends a process as well, so it must not get away.
+DRIVER = """
+import os, sys
+bare = set(sys.modules)
+def ended(code):
+    raise SystemExit(code)
+os._exit = ended
+sys.path.insert(0, {root!r})
+try:
+    from cni_plugin.plugin import main
+    code = main()
+except SystemExit as end:
+    code = end.code
+print("IMPORTED", *sorted(set(sys.modules) - bare), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def allowed() -> set[str]:
+    """Return the written list."""
+    with open(os.path.join(HERE, "modules.txt"), encoding="utf-8") as file:
+        return {word for line in file for word in line.partition("#")[0].split()}
+
+
+@pytest.fixture
+def pod() -> Iterator[Netns]:
+    """Make a sandbox."""
+    made = Netns("house")
+    yield made
+    made.close()
+
+
+def imported(verb: str, pod: Netns, state: str, mesh: str, backend: str) -> set[str]:
+    """Run one verb as a runtime does; return what it imported beyond a bare interpreter."""
+    netconf = {
+        "cniVersion": "1.1.0",
+        "name": "house",
+        "type": "mesh-redirect",
+        "mesh": mesh,
+        "backends": [backend],
+        "agent": "never",
+        "stateDir": state,
+        "cni.dev/valid-attachments": [],
+        "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"sidecar.istio.io/status": "{}"}},
+        "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.2/24"}, {"address": "fd00::2/64"}]},
+    }
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CNI_COMMAND": verb,
+        "CNI_CONTAINERID": "house",
+        "CNI_NETNS": pod.path,
+        "CNI_IFNAME": "eth0",
+        "CNI_PATH": "/opt/cni/bin",
+        "CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart",
+    }
+    done = subprocess.run(
+        [PYTHON, "-IS", "-c", DRIVER.format(root=ROOT)],
+        input=json.dumps(netconf),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{verb}: {done.stdout}{done.stderr}"
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("IMPORTED")]
+    return set(line.split()[1:])
+
+
+# iptables' child is another process: its imports are its own.
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+@pytest.mark.parametrize("mesh", ["generic", "istio"])
+def test_every_verb_imports_only_what_is_listed(
+    pod: Netns, tmp_path: object, mesh: str, backend: str
+) -> None:
+    """Red: a verb imports something new, and every pod of every node pays for it at every start."""
+    listed = allowed()
+    for verb in ("VERSION", "STATUS", "ADD", "CHECK", "DEL", "GC"):
+        extra = imported(verb, pod, str(tmp_path), mesh, backend) - listed
+        assert not extra, (
+            f"{verb} imports {sorted(extra)}: list it in modules.txt with its reason, or do without"
+        )
