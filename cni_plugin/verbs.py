@@ -69,7 +69,9 @@ def check(request: Request) -> None:
     """Raise error 104, naming what is missing, changed or added, unless all is as ADD left it."""
     record = _record(request.netconf, request.container_id, request.ifname)
     if record is None:
-        raise CniError(errors.CHECK_FAILED, "no record of this attachment: ADD did not run, or its state is lost")
+        raise CniError(
+            errors.CHECK_FAILED, "no record of this attachment: ADD did not run, or its state is lost"
+        )
     if not record.get("backend"):
         return
     try:
@@ -122,7 +124,9 @@ def status(request: Request) -> None:
     try:
         state.Draft(conf.state_dir, "status", "status").abandon()
     except OSError as error:
-        raise CniError(errors.NOT_AVAILABLE, f"stateDir {conf.state_dir} is not writable: {error.strerror}") from None
+        raise CniError(
+            errors.NOT_AVAILABLE, f"stateDir {conf.state_dir} is not writable: {error.strerror}"
+        ) from None
     dialect.load(conf.mesh)
     trial = Redirection(**{"proxy_uids": ((1337, 1337),), **conf.redirection})
     reasons = []
@@ -246,7 +250,9 @@ def _record(conf: Netconf, container_id: str, ifname: str, lenient: bool = False
     except (OSError, ValueError) as error:
         if lenient and isinstance(error, ValueError):
             return None
-        raise CniError(errors.STATE_FAILED, f"the record in {conf.state_dir} cannot be read: {error}") from None
+        raise CniError(
+            errors.STATE_FAILED, f"the record in {conf.state_dir} cannot be read: {error}"
+        ) from None
 
 
 def _recorded(record: "dict[str, Any]") -> "tuple[Redirection, tuple[int, ...]]":
@@ -301,7 +307,19 @@ def _milliseconds(started: float, decided: float, done: float) -> "dict[str, flo
     return {"decide": round((decided - started) * 1e3, 3), "act": round((done - decided) * 1e3, 3)}
 
 
-_LOGGED = ("pod", "network", "mesh", "verdict", "reason", "detail", "unknown", "warnings", "backend", "refused", "timings")
+_LOGGED = (
+    "pod",
+    "network",
+    "mesh",
+    "verdict",
+    "reason",
+    "detail",
+    "unknown",
+    "warnings",
+    "backend",
+    "refused",
+    "timings",
+)
 
 
 def _log(request: Request, level: str, record: "dict[str, Any]") -> None:

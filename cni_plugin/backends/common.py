@@ -1,6 +1,5 @@
 """What every backend shares: the answer "not supported", and each row of the contract in a few words."""
 
-
 from cni_plugin.model.redirection import Redirection
 
 # What is removed where no record says what was added: routes and addresses of the defaults.

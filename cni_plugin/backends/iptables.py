@@ -62,8 +62,8 @@ class Iptables:
             found = self._read(family)
             if found != wanted:
                 # Another version may print the same rules in other words: let it print what is wanted.
-                wanted = self._applier().reprinted(family, _text({}, wanted))
-                differences += _differences(family, ours(wanted), found)
+                printed = self._applier().reprinted(family, _text({}, wanted))
+                differences += _differences(family, ours(printed), found)
         return differences + routes.check(redirection, families)
 
     def delete(
@@ -87,7 +87,9 @@ class Iptables:
         if not changing:
             return
         applier = self._applier()
-        started = [(family, applier.restore(family, _text(before[family], wanted[family]))) for family in changing]
+        started = [
+            (family, applier.restore(family, _text(before[family], wanted[family]))) for family in changing
+        ]
         failures = []
         for family, child in started:
             try:
@@ -140,12 +142,16 @@ def lines(rules: Ruleset, family: int) -> "dict[str, list[str]]":
     found: dict[str, list[str]] = {}
     for table in TABLES:
         chains = sorted(
-            (chain for chain in rules.chains if chain.table == table), key=lambda chain: chain_name(chain.name)
+            (chain for chain in rules.chains if chain.table == table),
+            key=lambda chain: chain_name(chain.name),
         )
         body = [line for chain in chains for line in _chain(chain, family)]
         if body:
             hooks = [
-                f"-A {hook.upper()} -j {chain_name(chain.name)}" for hook in _HOOKS for chain in chains if chain.hook == hook
+                f"-A {hook.upper()} -j {chain_name(chain.name)}"
+                for hook in _HOOKS
+                for chain in chains
+                if chain.hook == hook
             ]
             found[table] = [*(f":{chain_name(chain.name)} - [0:0]" for chain in chains), *hooks, *body]
     return found
@@ -160,11 +166,11 @@ def chain_name(name: str) -> str:
 def _chain(chain: Chain, family: int) -> "Iterator[str]":
     for rule in chain.rules:
         if rule.family in (0, family):
-            for condition in _conditions(rule, family):
+            for condition in _conditions(rule):
                 yield f"-A {chain_name(chain.name)}{condition} {_verdict(rule.verdict, family)}"
 
 
-def _conditions(rule: Rule, family: int) -> "Iterator[str]":
+def _conditions(rule: Rule) -> "Iterator[str]":
     """Yield the rule's conditions once for every combination of what one rule can hold only one of."""
     interfaces = (f" -i {rule.iif}" if rule.iif else "") + (f" -o {rule.oif}" if rule.oif else "")
     protocol = f" -p {rule.protocol}" if rule.protocol else ""
@@ -236,7 +242,7 @@ def _socket_state(rule: Rule) -> str:
     return "".join(parts)
 
 
-def _verdict(verdict: Verdict, family: int) -> str:
+def _verdict(verdict: Verdict, family: int) -> str:  # noqa: C901 - a table of the verdicts
     match verdict:
         case ("goto", str(chain)):
             return f"-g {chain_name(chain)}"
@@ -246,7 +252,7 @@ def _verdict(verdict: Verdict, family: int) -> str:
             text = address_text(address)
             return f"-j DNAT --to-destination {text if family == 4 else f'[{text}]'}:{port}"
         case ("tproxy", int(port), int(mark)):
-            anywhere = "0.0.0.0" if family == 4 else "::"
+            anywhere = "0.0.0.0" if family == 4 else "::"  # noqa: S104 - as iptables-save prints "no address"
             return f"-j TPROXY --on-port {port} --on-ip {anywhere} --tproxy-mark {mark:#x}/0xffffffff"
         case ("tee",):
             return f"-j TEE --gateway {'127.0.0.1' if family == 4 else '::1'}"
@@ -294,7 +300,9 @@ def _text(before: "dict[str, list[str]]", after: "dict[str, list[str]]") -> str:
 
 def _removal(old: "list[str]") -> "list[str]":
     chains = [line[1:].partition(" ")[0] for line in old if line.startswith(":")]
-    jumps = [f"-D{line[2:]}" for line in old if line.startswith("-A ") and not line.startswith(f"-A {PREFIX}")]
+    jumps = [
+        f"-D{line[2:]}" for line in old if line.startswith("-A ") and not line.startswith(f"-A {PREFIX}")
+    ]
     return [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
 
 

@@ -41,7 +41,8 @@ def _elements(members: Set) -> "Iterator[str]":
 def _chain(chain: Chain) -> str:
     head = ""
     if chain.hook:
-        head = f"\t\ttype {hook_type(chain)} hook {chain.hook} priority {PRIORITY[chain.table]}; policy accept;\n"
+        kind, priority = hook_type(chain), PRIORITY[chain.table]
+        head = f"\t\ttype {kind} hook {chain.hook} priority {priority}; policy accept;\n"
     body = "".join(f"\t\t{line}\n" for rule in chain.rules for line in _rule(rule))
     return f"\tchain {chain.name} {{\n{head}{body}\t}}\n"
 
@@ -99,7 +100,7 @@ def _socket_state(rule: Rule) -> "Iterator[str]":
         yield "socket transparent 1"
 
 
-def _verdict(verdict: Verdict) -> "list[str]":
+def _verdict(verdict: Verdict) -> "list[str]":  # noqa: C901 - a table of the verdicts
     match verdict:
         case ("goto", str(chain)):
             return [f"goto {chain}"]

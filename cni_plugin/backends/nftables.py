@@ -155,7 +155,9 @@ def _keys(members: Set) -> "tuple[list[tuple[bytes, bool]], bool]":
     return _intervals(ranges, size), True
 
 
-def _intervals(ranges: "tuple[tuple[int, int], ...] | list[tuple[int, int]]", size: int) -> "list[tuple[bytes, bool]]":
+def _intervals(
+    ranges: "tuple[tuple[int, int], ...] | list[tuple[int, int]]", size: int
+) -> "list[tuple[bytes, bool]]":
     """Return start and end keys; an end is the first value past its interval, and neighbours are joined."""
     joined: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
@@ -230,7 +232,7 @@ def _socket_state(rule: Rule) -> bytes:
     return b"".join(parts)
 
 
-def _verdict(verdict: Verdict) -> "list[bytes]":
+def _verdict(verdict: Verdict) -> "list[bytes]":  # noqa: C901 - a table of the verdicts
     match verdict:
         case ("goto", str(chain)):
             return [nft.verdict("goto", chain)]

@@ -33,12 +33,17 @@ COMMIT
 :GONE_TO - [0:0]
 :TRIAL - [0:0]
 -A OUTPUT -j TRIAL
--A TRIAL -o lo+ -p tcp -m comment --comment "a b" -m multiport --dports 1:2,3 -m tcp --tcp-flags FIN,SYN,RST,ACK SYN -j REDIRECT --to-ports 6
+-A TRIAL -o lo+ -p tcp -m comment --comment "a b" -m multiport --dports 1:2,3 -j REDIRECT --to-ports 6
+-A TRIAL -p tcp -m tcp --dport 1 --tcp-flags FIN,SYN,RST,ACK SYN -j RETURN
 -A TRIAL -i eth0 -m addrtype --src-type LOCAL -m owner --uid-owner 4-5 -g GONE_TO
 COMMIT
 """
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_LIBRARY_DIRECTORIES = ("/usr/lib/x86_64-linux-gnu/xtables", "/usr/lib/aarch64-linux-gnu/xtables", "/usr/lib/xtables")
+_LIBRARY_DIRECTORIES = (
+    "/usr/lib/x86_64-linux-gnu/xtables",
+    "/usr/lib/aarch64-linux-gnu/xtables",
+    "/usr/lib/xtables",
+)
 
 
 class PythonIptables:
@@ -114,7 +119,7 @@ class _Library:
             if os.path.isdir(directory):
                 # Otherwise it asks ldconfig and gcc, which a host may not have.
                 os.environ.setdefault("XTABLES_LIBDIR", directory)
-        import iptc
+        import iptc  # noqa: PLC0415 - only in a child
 
         # After the import: the user namespace's root may not be able to read our files.
         netns.enter_owning_user_namespace()
@@ -130,7 +135,7 @@ class _Library:
         return self._tables[name]
 
     def restore(self, text: str) -> None:
-        import shlex
+        import shlex  # noqa: PLC0415 - only in a child
 
         table: Any = None
         for line in text.splitlines():
@@ -179,7 +184,9 @@ class _Library:
             elif option in ("-j", "-g"):
                 extension = rule.target = self._iptc.Target(rule, values[0], goto=option == "-g")
             else:
-                extension.set_parameter(option.removeprefix("--"), values if len(values) > 1 else "".join(values))
+                extension.set_parameter(
+                    option.removeprefix("--"), values if len(values) > 1 else "".join(values)
+                )
         return rule
 
     def save(self) -> str:

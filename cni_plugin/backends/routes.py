@@ -4,7 +4,6 @@ The same for every backend. These are harmless without rules, so they are made b
 """
 
 import errno
-
 from _socket import AF_INET6, inet_ntop
 
 from cni_plugin.kernel.rtnl import Routes
@@ -70,7 +69,9 @@ def check(redirection: Redirection, families: tuple[int, ...]) -> "list[str]":
         routes.close()
 
 
-def delete(redirection: Redirection, kept: "Redirection | None" = None, families: tuple[int, ...] = ()) -> None:
+def delete(
+    redirection: Redirection, kept: "Redirection | None" = None, families: tuple[int, ...] = ()
+) -> None:
     """Remove what `add` makes for `redirection`, whatever of it is there, but for what `kept` needs.
 
     Loopback stays up: others use it by now. Raises `OSError`.

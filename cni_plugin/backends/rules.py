@@ -30,6 +30,7 @@ from cni_plugin.model.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 Verdict = tuple[str | int | bytes, ...]
 
@@ -148,7 +149,7 @@ class _Plan:
         """Leave the family alone that is not programmed, where one table sees both."""
         return [Rule(row="family", family=f, verdict=RETURN) for f in (4, 6) if f not in self.families]
 
-    def to(self, row: str, prefixes: Prefixes, name: str, verdict: Verdict, **more: "object") -> "list[Rule]":
+    def to(self, row: str, prefixes: Prefixes, name: str, verdict: Verdict, **more: "Any") -> "list[Rule]":
         return [
             Rule(row=row, family=family, destination=members, verdict=verdict, **more)
             for family, members in self.by_family(name, prefixes)
@@ -206,7 +207,9 @@ class _Plan:
     def by_destination(self, protocol: str, leaf: Verdict, guest: bool = False) -> "list[Rule]":
         """O7 to O11, with `leaf` for what is captured."""
         r = self.r
-        opens = {"protocol": "tcp", "syn": True} if protocol == "tcp" else {"protocol": protocol}
+        opens: dict[str, Any] = (
+            {"protocol": "tcp", "syn": True} if protocol == "tcp" else {"protocol": protocol}
+        )
         rules = self.to("O7", r.loopback_cidrs, "loopback_cidrs", RETURN)
         if guest:
             rules.append(Rule(row="O7", local_destination=True, verdict=RETURN))
@@ -225,7 +228,9 @@ class _Plan:
         r = self.r
         rules = self.to("O5", r.loopback_cidrs, "loopback_cidrs", RETURN)
         if r.tunnel_port:
-            rules.append(Rule(row="O5", protocol="tcp", port=_single("tunnel_port", r.tunnel_port), verdict=RETURN))
+            rules.append(
+                Rule(row="O5", protocol="tcp", port=_single("tunnel_port", r.tunnel_port), verdict=RETURN)
+            )
         if r.dns:
             rules.append(Rule(row="O5", protocol="tcp", port=_single("dns", DNS), verdict=RETURN))
         rules.append(Rule(row="O4", oif="lo", protocol="tcp", syn=True, verdict=verdict))
@@ -275,7 +280,9 @@ class _Plan:
             ports = _ports("exclude_inbound_ports", r.exclude_inbound_ports)
             rules.append(Rule(row="I3", protocol="tcp", port=ports, verdict=RETURN))
         if r.tunnel_port:
-            rules.append(Rule(row="I3", protocol="tcp", port=_single("tunnel_port", r.tunnel_port), verdict=RETURN))
+            rules.append(
+                Rule(row="I3", protocol="tcp", port=_single("tunnel_port", r.tunnel_port), verdict=RETURN)
+            )
         rules.append(Rule(row="I5", local_source=True, verdict=RETURN))
         if r.include_inbound_ports:
             ports = _ports("include_inbound_ports", r.include_inbound_ports)
@@ -351,7 +358,7 @@ class _Plan:
             rules += self.before_owner(("tcp",))
             for kind, spans in (("uid", r.proxy_uids), ("gid", r.proxy_gids)):
                 if spans:
-                    owner = {kind: _ids(f"proxy_{kind}s", kind, spans)}
+                    owner: dict[str, Any] = {kind: _ids(f"proxy_{kind}s", kind, spans)}
                     rules.append(Rule(row="O4", verdict=("goto", "self_call"), **owner))
         guarded = (*self.guard(), *rules)
         return [*chains, Chain(name="mangle_output", table="mangle", hook="output", rules=guarded)]
@@ -380,7 +387,9 @@ class _Plan:
         if r.virtual_interfaces:
             chains.append(Chain(name="guest", table="nat", hook="", rules=self.guest()))
             incoming += [Rule(row="I1", iif=name, verdict=RETURN) for name in r.exclude_interfaces]
-            incoming += [Rule(row="O6-O11", iif=name, verdict=("goto", "guest")) for name in r.virtual_interfaces]
+            incoming += [
+                Rule(row="O6-O11", iif=name, verdict=("goto", "guest")) for name in r.virtual_interfaces
+            ]
         if r.inbound == "redirect":
             incoming += self.inbound(("redirect", r.inbound_port))
         if len(incoming) > 1:

@@ -1,10 +1,9 @@
 """The two ways to write xtables rules: the host's iptables-restore, or python-iptables in a child.
 
 Not a rule generator and not a parser of options: text in iptables-save's form goes in and comes out.
-iptables-restore comes first: an ADD takes 15 ms with it and 700 ms with python-iptables (docs/ARCHITECTURE.md),
-which is for hosts that have no iptables-restore, and there only where it drives the libxtables it finds.
+iptables-restore comes first: an ADD takes 15 ms with it and 700 with python-iptables (docs/ARCHITECTURE.md).
+That is for hosts without iptables-restore, and there only where it drives the libxtables it finds.
 """
-
 
 from cni_plugin.backends.common import Unsupported
 from cni_plugin.kernel import netns, nft, process
@@ -109,9 +108,11 @@ def choose(cache_dir: str) -> "Applier":
         applier = Restore(flavour)
         if applier.works():
             return applier
-    from cni_plugin.backends import python_iptables
+    from cni_plugin.backends import python_iptables  # noqa: PLC0415 - the second choice
 
     reason = python_iptables.why_not(cache_dir)
     if reason:
-        raise Unsupported(f"no working iptables-restore in {':'.join(process.DIRECTORIES)}; python-iptables {reason}")
+        raise Unsupported(
+            f"no working iptables-restore in {':'.join(process.DIRECTORIES)}; python-iptables {reason}"
+        )
     return python_iptables.PythonIptables()

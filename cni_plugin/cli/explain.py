@@ -58,6 +58,8 @@ def _addresses(options: argparse.Namespace) -> "list[bytes]":
 
 def _recorded(options: argparse.Namespace) -> Case:
     """Return the case that ADD recorded under --state-dir."""
+    if options.annotations or options.annotation or options.args is not None:
+        raise CniError(INVALID_ENVIRONMENT, "--attachment: annotations and --args are for --netconf alone")
     container_id, _, ifname = options.attachment.partition(":")
     container_id = request.container_id("--attachment", container_id)
     ifname = request.interface("--attachment", ifname or "eth0")
@@ -87,9 +89,9 @@ def _from_record(record: "dict[str, Any]", addresses: "list[bytes]") -> Case:
         decision=decision,
         addresses=addresses,
         # Only an attachment with rules has these.
-        families=tuple(record.get("families", ())),
-        backend=record.get("backend", ""),
-        refused=record.get("refused", {}),
+        families=tuple(record["families"]) if redirection else (),
+        backend=record["backend"] if redirection else "",
+        refused=record["refused"] if redirection else {},
     )
 
 

@@ -31,7 +31,7 @@ def write(path: str, threshold: str, level: str, fields: "dict[str, object]") ->
 
 def _append(path: str, line: bytes) -> None:
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    # O_APPEND: concurrent plugins' lines do not mix. O_NONBLOCK: a FIFO nobody reads is refused, not waited for.
+    # O_APPEND: lines of concurrent plugins do not mix. O_NONBLOCK: a FIFO without reader is not waited for.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     fd = os.open(path, flags, 0o600)
     try:

@@ -3,10 +3,9 @@
 Not a netlink library: no families, no names; `nft` and `rtnl` know what the bytes mean.
 """
 
+import _socket
 import errno
 import os
-
-import _socket
 from _struct import pack, unpack_from
 
 TYPE_CHECKING = False

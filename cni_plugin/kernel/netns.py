@@ -3,10 +3,9 @@
 The process must have one thread: setns(2) moves the calling thread only.
 """
 
+import _socket
 import errno
 import os
-
-import _socket
 from _struct import unpack
 
 from cni_plugin.kernel.netlink import NetlinkError
@@ -41,7 +40,7 @@ def unshare(kind: int) -> None:
 
 
 def _libc_call(name: str, *arguments: int) -> None:
-    import ctypes  # 3 ms, paid on Python 3.11 only
+    import ctypes  # noqa: PLC0415 - 3 ms, paid on Python 3.11 only
 
     libc = ctypes.CDLL(None, use_errno=True)
     if getattr(libc, name)(*arguments) != 0:
@@ -105,7 +104,7 @@ def enter_owning_user_namespace() -> None:
     xt_owner takes ids only from a writer in that namespace (net/netfilter/xt_owner.c, owner_check).
     There is no way back: for a child that is about to exec. Raises `OSError`.
     """
-    import fcntl
+    import fcntl  # noqa: PLC0415 - only in a child
 
     net = _open(_OWN)
     owner = fcntl.ioctl(net, _NS_GET_USERNS)

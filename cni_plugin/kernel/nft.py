@@ -5,7 +5,6 @@ linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h. Not a rule language
 """
 
 import os
-
 from _struct import pack
 
 from cni_plugin.kernel.netlink import (
@@ -170,7 +169,9 @@ def invalid() -> bytes:
 
 def local_address(source: bool) -> bytes:
     """Match `fib saddr type local`: the address is one of the namespace's own."""
-    return _expr("fib", be32(1, _REG_1) + be32(2, 3) + be32(3, 1 if source else 2)) + _cmp(pack("=I", _RTN_LOCAL))
+    return _expr("fib", be32(1, _REG_1) + be32(2, 3) + be32(3, 1 if source else 2)) + _cmp(
+        pack("=I", _RTN_LOCAL)
+    )
 
 
 def transparent() -> bytes:
@@ -186,7 +187,9 @@ def verdict(name: str, chain: str = "") -> bytes:
 
 def redirect(port: int) -> bytes:
     """`redirect to :port`."""
-    return _immediate(pack(">H", port)) + _expr("redir", be32(1, _REG_1) + be32(2, _REG_1) + be32(3, _RANGE_PROTO_SPECIFIED))
+    return _immediate(pack(">H", port)) + _expr(
+        "redir", be32(1, _REG_1) + be32(2, _REG_1) + be32(3, _RANGE_PROTO_SPECIFIED)
+    )
 
 
 def dnat(address: bytes, port: int) -> bytes:
@@ -294,7 +297,9 @@ class Batch:
             link.send(data, last)
         except NetlinkError as error:
             label = self._labels[error.seq - 1] if 0 < error.seq <= last else "the transaction"
-            raise NetlinkError(error.errno or 0, f"{label}: {os.strerror(error.errno or 0)}", error.seq) from None
+            raise NetlinkError(
+                error.errno or 0, f"{label}: {os.strerror(error.errno or 0)}", error.seq
+            ) from None
         finally:
             link.close()
 
@@ -322,10 +327,15 @@ def available() -> None:
 
 
 def exists(table: str, nfproto: int = INET) -> bool:
-    """Tell whether there is a `table` of family `nfproto` (linux/netfilter.h); also False where the kernel has no nf_tables."""
+    """Tell whether there is a `table` of family `nfproto` (linux/netfilter.h).
+
+    False also where the kernel has no nf_tables.
+    """
     link = Netlink(NETLINK_NETFILTER)
     try:
-        link.ask(message(_SUBSYS << 8 | _GETTABLE, NLM_F_REQUEST, 1, pack(">BBH", nfproto, 0, 0) + text(1, table)))
+        link.ask(
+            message(_SUBSYS << 8 | _GETTABLE, NLM_F_REQUEST, 1, pack(">BBH", nfproto, 0, 0) + text(1, table))
+        )
     except NetlinkError:
         return False
     finally:

@@ -5,7 +5,6 @@ Structures and constants: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, l
 """
 
 import errno
-
 from _struct import pack, unpack_from
 
 from cni_plugin.kernel.netlink import (

@@ -1,25 +1,10 @@
 """`mesh-redirect config`, `version` and the command line's own errors."""
 
 import json
-import subprocess
 
 import pytest
 
 from cni_plugin import __version__
-from install import launcher
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Return a function that runs the executable a runtime would run, without CNI_COMMAND."""
-    path = launcher.write(str(tmp_path_factory.mktemp("bin")))
-
-    def run(*arguments, stdin=""):
-        return subprocess.run(
-            [path, *arguments], input=stdin, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}
-        )
-
-    return run
 
 
 def test_version(command):

@@ -1,4 +1,7 @@
-"""`mesh-redirect explain` as a person runs it: the real executable, its output and its exit code."""
+"""`mesh-redirect explain` as a person runs it: the real executable, its output and its exit code.
+
+Long because it is three tables, each whole: the rows of the contract, the tests, the bad input.
+"""
 
 import json
 import subprocess
@@ -9,7 +12,6 @@ import pytest
 from cni_plugin.config import fields
 from cni_plugin.kernel import state
 from cni_plugin.model.redirection import Redirection
-from install import launcher
 
 STATUS = 'sidecar.istio.io/status={"containers":["istio-proxy"]}'
 GENERIC = {
@@ -58,19 +60,6 @@ ROWS = [
     ("uid=1000 dst=10.2.0.1:443 proto=udp", "udp443", "reject", 0),
     ("uid=1000 dst=192.0.2.1:80", "O11", "pass", 0),
 ]
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    """Return a function that runs the executable a runtime would run, without CNI_COMMAND."""
-    path = launcher.write(str(tmp_path_factory.mktemp("bin")))
-
-    def run(*arguments, stdin=""):
-        return subprocess.run(
-            [path, *arguments], input=stdin, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"}
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -280,6 +269,7 @@ BAD = [
     (["--netconf", "LIST"], "no plugin of type mesh-redirect in this conflist; its types: bridge"),
     (["--attachment", "../../etc"], "--attachment: '../../etc' is not valid"),
     (["--attachment", "nosuch", "--state-dir", "EMPTY"], "no record of nosuch:eth0"),
+    (["--attachment", "nosuch", "--annotation", "a=b"], "are for --netconf alone"),
     (["--attachment", "broken", "--state-dir", "EMPTY"], "damaged"),
     (["--attachment", "short", "--state-dir", "EMPTY"], "damaged"),
 ]

@@ -23,12 +23,15 @@ def test_fields_and_defaults():
 def test_equal_and_hash():
     """Red: two equal redirections differ, or two kinds of value are equal."""
 
-    class Other(Point):
-        """The same fields in another class."""
+    class Other(Value):
+        """A field of the same name in another class."""
+
+        x: int
 
     assert Point(x=1) == Point(x=1, y=0)
     assert hash(Point(x=1)) == hash(Point(x=1, y=0))
     assert Point(x=1) != Point(x=2)
+    assert Other(x=1) != Point(x=1)
     assert Point(x=1) != Other(x=1)
 
 
