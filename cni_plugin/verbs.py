@@ -128,7 +128,8 @@ def status(request: Request) -> None:
             errors.NOT_AVAILABLE, f"stateDir {conf.state_dir} is not writable: {error.strerror}"
         ) from None
     dialect.load(conf.mesh)
-    trial = Redirection(**{"proxy_uids": ((1337, 1337),), **conf.redirection})
+    wanted: dict[str, Any] = {"proxy_uids": ((1337, 1337),), **conf.redirection}
+    trial = Redirection(**wanted)
     reasons = []
     for name in conf.backends:
         try:
@@ -324,6 +325,10 @@ _LOGGED = (
 
 def _log(request: Request, level: str, record: "dict[str, Any]") -> None:
     conf = request.netconf
-    line = {"verb": request.command, "containerId": request.container_id, "ifname": request.ifname}
+    line: dict[str, object] = {
+        "verb": request.command,
+        "containerId": request.container_id,
+        "ifname": request.ifname,
+    }
     line |= {key: record[key] for key in _LOGGED if record.get(key)}
     journal.write(conf.log_file, conf.log_level, level, line)

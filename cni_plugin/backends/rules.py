@@ -207,9 +207,7 @@ class _Plan:
     def by_destination(self, protocol: str, leaf: Verdict, guest: bool = False) -> "list[Rule]":
         """O7 to O11, with `leaf` for what is captured."""
         r = self.r
-        opens: dict[str, Any] = (
-            {"protocol": "tcp", "syn": True} if protocol == "tcp" else {"protocol": protocol}
-        )
+        opens: dict[str, Any] = {"protocol": protocol, "syn": protocol == "tcp"}
         rules = self.to("O7", r.loopback_cidrs, "loopback_cidrs", RETURN)
         if guest:
             rules.append(Rule(row="O7", local_destination=True, verdict=RETURN))
