@@ -1,6 +1,7 @@
 """The verbs of the CNI spec, each a story on one screen: decide, act, record, answer.
 
 Not the protocol (`plugin`), not the rules (`backends`). Every function raises `CniError` alone.
+Long because all the verbs and their steps are told here, and share them.
 """
 
 import time
@@ -50,7 +51,7 @@ def delete(request: Request) -> None:
     conf = request.netconf
     record = _record(conf, request.container_id, request.ifname, lenient=True)
     try:
-        if request.netns:
+        if request.netns and not netns.is_own(request.netns):
             with netns.entered(request.netns):
                 _remove(conf, record)
     except OSError as error:
@@ -166,6 +167,10 @@ def _act(
     earlier: "dict[str, Any] | None",
 ) -> "dict[str, Any]":
     """Replace what `earlier` left in the netns by `redirection`; return the record's part of it."""
+    if netns.is_own(request.netns):
+        # A pod on the host's network has no sandbox, and the host's traffic is nobody's to redirect.
+        expected = "a sandbox's network namespace, not the one the plugin runs in"
+        raise errors.bad_field("CNI_NETNS", request.netns, expected, errors.INVALID_ENVIRONMENT)
     acted: dict[str, Any] = {}
     try:
         with netns.entered(request.netns):

@@ -3,13 +3,17 @@
 import os
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from tests.lab.need import lacking
 
 # The kernel programs and probes take the time they take: no deadline, and no complaint about slowness.
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-settings.register_profile("normal", max_examples=300, deadline=None, print_blob=True, suppress_health_check=_SLOW)
+# Explaining a failure would run a thousand more examples against the kernel.
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+settings.register_profile(
+    "normal", max_examples=300, deadline=None, print_blob=True, suppress_health_check=_SLOW, phases=_PHASES
+)
 settings.register_profile("fuzz", settings.get_profile("normal"), max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "normal"))
 
@@ -21,7 +25,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker `make fuzz` selects by."""
-    config.addinivalue_line("markers", "fuzz: random redirections and probes; longer with HYPOTHESIS_PROFILE=fuzz")
+    config.addinivalue_line(
+        "markers", "fuzz: random redirections and probes; longer with HYPOTHESIS_PROFILE=fuzz"
+    )
 
 
 def _surprise(config: pytest.Config) -> str:

@@ -2,6 +2,7 @@
 
 Not an applier: `xtables` has two, python-iptables and iptables-restore, and both take the text made here.
 Text is in the form that iptables-save prints, so that what was put in and what is read back compare.
+Long because making the text, reading it back and comparing the two are one grammar.
 """
 
 from cni_plugin.backends import routes, xtables
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PREFIX = "MESH_REDIRECT_"
 # nat last: its chains are what captures, and nothing is captured by half a ruleset.
 TABLES = ("raw", "mangle", "filter", "nat")
-_HOOKS = ("prerouting", "input", "output")
+_HOOKS = ("prerouting", "input", "forward", "output")
 # One multiport match holds this many ports, a range counting twice (linux/netfilter/xt_multiport.h).
 _MULTIPORT = 15
 

@@ -13,7 +13,7 @@ How the rows become chains:
     mangle_prerouting  drop_invalid, and I1-I5 in tproxy mode
     mangle_output      tproxy mode: O4 by mark, and the way back of connections the proxy made as its client
     raw_output         the conntrack zone of captured DNS
-    filter_output      udp443 = reject
+    filter_output      udp443 = reject; filter_forward is the same for guests
 """
 
 from cni_plugin.model.redirection import (
@@ -88,7 +88,7 @@ class Chain(Value):
 
     name: str
     table: str  # raw | mangle | nat | filter
-    hook: str  # prerouting | output | ""
+    hook: str  # prerouting | input | forward | output | ""
     rules: tuple[Rule, ...]
 
 
@@ -295,9 +295,11 @@ class _Plan:
         r = self.r
         if r.outbound == "off" or not r.dns or "udp" not in r.dns_protocols:
             return []
+        zone = self.to("O6", r.dns, "dns", ("zone", DNS_ZONE))
+        if not zone:  # no server of a family that is programmed
+            return []
         dns = _single("dns", DNS)
         entry = Rule(row="O6", protocol="udp", port=dns, verdict=("goto", "dns_query"))
-        zone = self.to("O6", r.dns, "dns", ("zone", DNS_ZONE))
         return [
             Chain(name="dns_captured", table="raw", hook="", rules=tuple(zone)),
             Chain(
@@ -366,8 +368,7 @@ class _Plan:
         r = self.r
         if r.udp443 != "reject" or r.outbound == "off":
             return []
-        quic = _single("udp443", HTTPS)
-        entry = Rule(row="udp443", protocol="udp", port=quic, verdict=("goto", "quic"))
+        entry = Rule(row="udp443", protocol="udp", port=_single("udp443", HTTPS), verdict=("goto", "quic"))
         owners = self.by_owner(RETURN, "quic_captured")
         return [
             Chain(
@@ -375,6 +376,23 @@ class _Plan:
             ),
             Chain(name="quic", table="filter", hook="", rules=(*self.before_owner(("udp",)), *owners)),
             Chain(name="filter_output", table="filter", hook="output", rules=(*self.guard(), entry)),
+            *self.filter_guests(),
+        ]
+
+    def filter_guests(self) -> "list[Chain]":
+        """udp443 = reject for the forwarded traffic of virtual interfaces."""
+        r = self.r
+        if not r.virtual_interfaces:
+            return []
+        quic = _single("udp443", HTTPS)
+        guest = (*self.excluded_ports(("udp",)), *self.by_destination("udp", REJECT, guest=True))
+        entries = [Rule(row="I1", iif=name, verdict=RETURN) for name in r.exclude_interfaces] + [
+            Rule(row="udp443", iif=name, protocol="udp", port=quic, verdict=("goto", "quic_guest"))
+            for name in r.virtual_interfaces
+        ]
+        return [
+            Chain(name="quic_guest", table="filter", hook="", rules=guest),
+            Chain(name="filter_forward", table="filter", hook="forward", rules=(*self.guard(), *entries)),
         ]
 
     def nat(self) -> "list[Chain]":

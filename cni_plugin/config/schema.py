@@ -18,8 +18,9 @@ from cni_plugin.model.request import Netconf
 
 _CAMEL = {snake: camel for camel, (snake, _) in FIELDS.items()}
 _OPTION = {snake: key for key, (snake, _) in netconf.OPTIONS.items()}
+_KEY = {**_OPTION, "cni_version": "cniVersion"}
 _REQUIRED = {
-    "cniVersion": lambda _, value: netconf.version({"cniVersion": value}),
+    "cni_version": lambda _, value: netconf.version({"cniVersion": value}),
     "name": netconf.network_name,
 }
 
@@ -43,7 +44,7 @@ Path = Annotated[str, Field(pattern="^/")]
 Flag = Annotated[bool, Strict()]
 
 
-def _unset(description: str, default: Any = None) -> Any:  # noqa: ANN401 - as pydantic's own Field
+def _unset(description: str, default: Any = None) -> Any:
     """Describe a field that may be left out; `default` is what the plugin then takes, None the dialect's."""
     return Field(default=default, description=description)
 
@@ -58,7 +59,7 @@ class _Described(BaseModel):
         }
 
 
-def _asked(read: Any, name: str, value: Any) -> Any:  # noqa: ANN401 - a reader's value is of any type
+def _asked(read: Any, name: str, value: Any) -> Any:
     try:
         return read(name, value)
     except CniError as error:
@@ -119,7 +120,7 @@ class RedirectionModel(_Described):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
         camel = _CAMEL[str(info.field_name)]
         if value and isinstance(value, list) and isinstance(value[0], UidExclusionModel):
             value = [item.given() for item in value]
@@ -130,10 +131,10 @@ class NetconfModel(_Described):
     """The plugin's object in a conflist."""
 
     model_config = ConfigDict(
-        extra="ignore", alias_generator=lambda name: _OPTION.get(name, name), title="mesh-redirect"
+        extra="ignore", alias_generator=lambda field: _KEY.get(field, field), title="mesh-redirect"
     )
 
-    cniVersion: Literal["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] = Field(description="of the conflist")  # noqa: N815
+    cni_version: Literal["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] = Field(description="of the conflist")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = Field(
         description="of the conflist"
     )
@@ -158,7 +159,7 @@ class NetconfModel(_Described):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    def _meant(cls, value: Any, info: ValidationInfo) -> Any:
         field = str(info.field_name)
         if field in _REQUIRED:
             return _asked(_REQUIRED[field], field, value)

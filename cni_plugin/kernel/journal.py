@@ -18,7 +18,9 @@ def write(path: str, threshold: str, level: str, fields: "dict[str, object]") ->
     if _LEVELS.index(level) < _LEVELS.index(threshold):
         return
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    line = (minijson.dumps({"time": stamp, "level": level, **fields}) + "\n").encode()
+    line = (minijson.dumps({"time": stamp, "level": level, **fields}) + "\n").encode(
+        "utf-8", "backslashreplace"
+    )
     try:
         os.write(2, line)
     except OSError:

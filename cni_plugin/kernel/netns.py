@@ -80,6 +80,15 @@ class entered:  # noqa: N801 - read as `with entered(path):`
         os.close(self._home)
 
 
+def is_own(path: str) -> bool:
+    """Tell whether `path` is the network namespace the process is in already; False if it is none."""
+    try:
+        mine, theirs = os.stat(_OWN), os.stat(path)
+    except OSError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
 def is_gone(error: OSError) -> bool:
     """Tell whether `entered` failed because there is no network namespace at that path (any more)."""
     # Netlink's refusals have the same numbers and are another matter.

@@ -2,6 +2,7 @@
 
 Encodings are those nft(8) produces for the same rule (tests/kernel compares them). Constants are from
 linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h. Not a rule language: `backends.nftables` is.
+Long because it is a table of encodings, and what is sent is read back by the same attribute numbers.
 """
 
 import os
@@ -49,7 +50,7 @@ _SET_INTERVAL, _ELEM_INTERVAL_END = 4, 1
 # Set key types are nft's own numbering (nftables, include/datatype.h), then key length in bytes and
 # nft's note of the byte order (1 host, 2 network), which it keeps in the set's userdata.
 SET_TYPES = {"ipv4": (7, 4, 2), "ipv6": (8, 16, 2), "port": (13, 2, 2), "uid": (24, 4, 1), "gid": (25, 4, 1)}
-HOOKS = {"prerouting": 0, "output": 3}  # linux/netfilter.h, enum nf_inet_hooks
+HOOKS = {"prerouting": 0, "forward": 2, "output": 3}  # linux/netfilter.h, enum nf_inet_hooks
 VERDICTS = {"accept": 1, "drop": 0, "return": -5, "goto": -4}
 # Elements a NEWSETELEM message may carry: its list is one attribute, whose length is 16 bits.
 _ELEMENTS = 600

@@ -37,7 +37,8 @@ class Draft:
     def commit(self, record: "dict[str, Any]") -> None:
         """Write `record` and put it in place; raises `OSError`, and the old record stays."""
         try:
-            data = minijson.dumps(record).encode()
+            # An environment may hold what is not UTF-8; it must not cost the record.
+            data = minijson.dumps(record).encode("utf-8", "backslashreplace")
             while data:
                 data = data[os.write(self._fd, data) :]
             os.fsync(self._fd)

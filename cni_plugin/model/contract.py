@@ -1,7 +1,9 @@
 """The contract as a pure function: what becomes of one connection or datagram under a `Redirection`.
 
-The tables below are the tables of docs/ARCHITECTURE.md, "The contract", row by row, first match wins;
-`mesh-redirect explain --probe` and the behaviour tests read them. Not a backend: no rule and no kernel in here.
+The tables below are those of docs/ARCHITECTURE.md, "The contract", row by row, first match wins. Read by
+`mesh-redirect explain --probe` and by the behaviour tests. Not a backend: no rule and no kernel in here.
+
+Long because it is the whole table in one place, a sentence for people in every row.
 """
 
 from _socket import AF_INET, AF_INET6, inet_ntop
@@ -21,8 +23,8 @@ REJECT = "reject"
 class Probe(Value):
     """One connection (tcp) or first datagram (udp) as the pod's kernel meets it.
 
-    Addresses are packed, 4 or 16 bytes. `source` b"" is "the kernel chooses". `interface` is the one it arrives
-    by ("in") or leaves by when it does not stay on loopback ("out"). Ids are the sandbox's own.
+    Addresses are packed, 4 or 16 bytes. `source` b"" is "the kernel chooses". `interface` is the one it
+    arrives by ("in") or leaves by when it does not stay on loopback ("out"). Ids are the sandbox's own.
     """
 
     direction: str  # in | out
@@ -53,7 +55,10 @@ def _holds(spans: Spans, number: int) -> bool:
 def _within(address: bytes, prefixes: Prefixes) -> bool:
     for network, length in prefixes:
         shift = 8 * len(network) - length
-        if len(network) == len(address) and int.from_bytes(network) >> shift == int.from_bytes(address) >> shift:
+        if (
+            len(network) == len(address)
+            and int.from_bytes(network) >> shift == int.from_bytes(address) >> shift
+        ):
             return True
     return False
 
@@ -72,7 +77,7 @@ def _stays(p: Probe) -> bool:
     return _is_loopback(p.destination) or p.destination in p.own_addresses
 
 
-def _from_inside(r: Redirection, p: Probe) -> bool:
+def _from_inside(p: Probe) -> bool:
     return p.source in p.own_addresses or _is_loopback(p.source)
 
 
@@ -88,7 +93,7 @@ def _proxy_owns(r: Redirection, p: Probe) -> bool:
 
 
 def _self_call(r: Redirection, p: Probe) -> bool:
-    """The port exceptions are the proxy's own infrastructure: its tunnel and its DNS never meet inbound policy."""
+    """Its port is neither the proxy's tunnel nor its DNS: these never meet inbound policy."""
     exempt = p.port == r.tunnel_port or (r.dns != () and p.port == 53)
     to_itself = _stays(p) and not _within(p.destination, r.loopback_cidrs)
     return r.self_calls_to_inbound and p.protocol == "tcp" and _proxy_owns(r, p) and to_itself and not exempt
@@ -113,8 +118,8 @@ def _quic(r: Redirection, p: Probe) -> bool:
     return wanted and (_included_port(r, over_tcp) or _included_cidr(r, over_tcp))
 
 
-# A row is (its name, the condition, what then: "pass", "reject" or the Redirection's field that holds the proxy's
-# port, the sentence for people). A row with several reasons has several lines.
+# A row is (its name, the condition, what then: "pass", "reject" or the Redirection's field that holds the
+# proxy's port, the sentence for people). A row with several reasons has several lines.
 Row = tuple[str, "Callable[[Redirection, Probe], bool]", str, str]
 
 _I1: Row = (
@@ -125,7 +130,12 @@ _I1: Row = (
 )
 INBOUND: tuple[Row, ...] = (
     ("I5", lambda r, p: r.inbound == "off", PASS, "Inbound redirection is off."),
-    ("I5", _from_inside, PASS, "It comes from the pod itself ({source}), so it is not inbound traffic."),
+    (
+        "I5",
+        lambda r, p: _from_inside(p),
+        PASS,
+        "It comes from the pod itself ({source}): that is not inbound traffic.",
+    ),
     _I1,
     (
         "I2",
@@ -197,9 +207,14 @@ _DESTINATIONS: tuple[Row, ...] = (
         "udp443",
         _quic,
         REJECT,
-        "udp443 is reject: HTTP/3 to {destination} is refused, so that the client falls back to TCP and the proxy.",
+        "udp443 is reject: HTTP/3 to {destination} is refused, so its client falls back to TCP.",
     ),
-    ("O11", lambda r, p: p.protocol != "tcp", PASS, "Only TCP and captured DNS are redirected, and this is {PROTOCOL}."),
+    (
+        "O11",
+        lambda r, p: p.protocol != "tcp",
+        PASS,
+        "Only TCP and captured DNS are redirected, and this is {PROTOCOL}.",
+    ),
     (
         "O11",
         lambda r, p: True,
@@ -297,11 +312,9 @@ def outcome(redirection: Redirection, families: tuple[int, ...], probe: Probe) -
         table = VIRTUAL
     else:
         table = INBOUND
-    for row, condition, then, why in table:
-        if condition(redirection, probe):
-            break
-    port = 0 if then in (PASS, REJECT) else getattr(redirection, then)
-    action = REDIRECT if port else then
+    row, _, then, why = next(line for line in table if line[1](redirection, probe))
+    action = then if then in (PASS, REJECT) else REDIRECT
+    port = getattr(redirection, then) if action == REDIRECT else 0
     return Outcome(row=row, action=action, port=port, why=why.format(**_words(probe, port)))
 
 

@@ -15,14 +15,23 @@ _SPACE = " \t\n\r"
 def _unique(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r} appears twice in one object")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"key {name!r} appears twice in one object")
+            seen.add(name)
     return found
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:40]} is too large a number")
+    return value
 
 
 class _Context:
@@ -31,7 +40,7 @@ class _Context:
     strict = True
     object_hook = None
     object_pairs_hook = staticmethod(_unique)
-    parse_float = float
+    parse_float = staticmethod(_finite)
     parse_int = int
     parse_constant = staticmethod(_no_constant)
     memo: "dict[str, str]" = {}
@@ -39,6 +48,21 @@ class _Context:
 
 # The C code reads attributes of any object; the stub would have a scanner here.
 _scan = make_scanner(_Context)  # type: ignore[arg-type]
+
+
+def _reason(text: str, start: int) -> str:
+    """Say why `text` is no JSON.
+
+    Before CPython 3.13 the scanner takes its exception from `json.decoder` if that is imported, and sets
+    none at all if it is not (Modules/_json.c, raise_errmsg), which becomes a `SystemError`.
+    """
+    import json.decoder  # noqa: F401, PLC0415 - 8 ms, on this path only
+
+    try:
+        _scan(text, start)
+    except ValueError as error:
+        return str(error)
+    return "malformed"
 
 
 def loads(data: bytes) -> "Any":
@@ -56,6 +80,8 @@ def loads(data: bytes) -> "Any":
         raise ValueError(f"a JSON value was expected at character {error.value}") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except SystemError:
+        raise ValueError(_reason(text, start)) from None
     while stop < end and text[stop] in _SPACE:
         stop += 1
     if stop != end:

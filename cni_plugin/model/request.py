@@ -71,6 +71,10 @@ def environment(env: "Mapping[str, str]") -> "dict[str, Any]":
     missing = [variable for variable in REQUIRED[command] if not env.get(variable)]
     if missing:
         raise CniError(INVALID_ENVIRONMENT, f"{command} needs {', '.join(missing)} in the environment")
+    for variable in ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_NETNS"):
+        # Python keeps bytes that are no UTF-8 as lone surrogates; records and logs cannot hold them.
+        if not _is_utf8(env.get(variable, "")):
+            raise bad_field(variable, env[variable], "UTF-8", INVALID_ENVIRONMENT)
     fields: dict[str, Any] = {"command": command}
     if "CNI_CONTAINERID" in REQUIRED[command]:
         fields["container_id"] = container_id("CNI_CONTAINERID", env["CNI_CONTAINERID"])
@@ -91,9 +95,8 @@ def container_id(field: str, value: str) -> str:
 
 def interface(field: str, value: str) -> str:
     """Return an interface name as the kernel takes it (net/core/dev.c, dev_valid_name)."""
-    size = len(value.encode("utf-8", "surrogateescape"))
     foul = value in (".", "..") or any(letter in "/:" or letter.isspace() for letter in value)
-    if 0 < size < IFNAMSIZ and not foul:
+    if 0 < len(value.encode()) < IFNAMSIZ and not foul:
         return value
     expected = f"1..{IFNAMSIZ - 1} bytes without / : and blanks, and neither . nor .."
     raise bad_field(field, value, expected, INVALID_ENVIRONMENT)
@@ -102,14 +105,14 @@ def interface(field: str, value: str) -> str:
 def cni_args(text: str, forgiving: bool = False) -> "dict[str, str]":
     """Return the pairs of CNI_ARGS, "K=V;K=V"; the last of two equal keys counts.
 
-    A pair without "=" or key is an error 4, unless `forgiving` or IgnoreUnknown is true among the pairs
-    (CNI CONVENTIONS.md, "CNI_ARGS"): then it is left out.
+    A pair without "=" or key, or not in UTF-8, is an error 4, unless `forgiving` or IgnoreUnknown is true
+    among the pairs (CNI CONVENTIONS.md, "CNI_ARGS"): then it is left out.
     """
     found: dict[str, str] = {}
     malformed: list[str] = []
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
-        if key and equals:
+        if key and equals and _is_utf8(pair):
             found[key] = value
         else:
             malformed.append(pair)
@@ -117,6 +120,14 @@ def cni_args(text: str, forgiving: bool = False) -> "dict[str, str]":
         expected = 'pairs "KEY=VALUE" with ; between them'
         raise bad_field("CNI_ARGS", malformed[0], expected, INVALID_ENVIRONMENT)
     return found
+
+
+def _is_utf8(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _ignores_unknown(args: "dict[str, str]") -> bool:

@@ -132,7 +132,7 @@ def by_reader(document):
     except CniError:
         return None
     written = {field: getattr(found, field) for key, (field, _) in netconf.OPTIONS.items() if key in document}
-    return {"cniVersion": found.cni_version, "name": found.name, **written}
+    return {"cni_version": found.cni_version, "name": found.name, **written}
 
 
 def by_model(document):

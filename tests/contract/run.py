@@ -6,11 +6,9 @@ Not the table: what is common to all its lines, the "always" list of the contrac
 from cni_plugin.model.contract import Probe
 from cni_plugin.model.redirection import Redirection
 from tests.contract.table import BASE, Case, Who
-from tests.lab.topology import DNS, INBOUND, OUTBOUND, OWN, Dial, Pod, Seen, address, packed
+from tests.lab.topology import DNS, INBOUND, OUTBOUND, OWN, OWN_NAMES, Dial, Pod, Seen, address, packed
 
 LISTENERS = {"inbound": INBOUND, "outbound": OUTBOUND, "dns": DNS}
-# The source an unbound client of each place has, as the pod's inbound rows see it.
-FAR_SOURCE = {"outside": "node", "guest": "gateway-net1"}
 
 
 def redirection(case: Case) -> Redirection:
@@ -23,19 +21,33 @@ def dial(who: Who, family: int) -> Dial:
     source = address(who.source, family) if who.source else ""
     foreign = {"foreign": True} if source and who.place != "pod" else {}
     owner = {"uid": who.uid, "gid": who.gid} if who.place == "pod" else {}
-    return Dial(address(who.to, family), who.port, who.protocol, source=source, **owner, **foreign, **who.kind)
+    return Dial(
+        address(who.to, family), who.port, who.protocol, source=source, **owner, **foreign, **who.kind
+    )
+
+
+def chosen_source(who: Who, family: int) -> str:
+    """Return the source the kernel gives an unbound client in the lab's topology."""
+    if who.place != "pod":
+        return "node" if who.place == "outside" else "gateway-net1"
+    if who.to.startswith("loopback"):
+        return "loopback"
+    if who.to in OWN_NAMES:
+        # IPv4 prefers the first address of the interface, IPv6 the address that is dialled.
+        return "own" if family == 4 and who.to == "own2" else who.to
+    return "own-net1" if who.to == "guest" else "own"
 
 
 def probe(who: Who, family: int) -> Probe:
     """Return the same dial as the oracle is asked about it."""
     inside = who.place == "pod"
-    source = who.source or FAR_SOURCE.get(who.place, "")
+    source = who.source or chosen_source(who, family)
     return Probe(
         direction="out" if inside else "in",
         protocol=who.protocol,
         destination=packed(address(who.to, family)),
         port=who.port,
-        source=packed(address(source, family)) if source else b"",
+        source=packed(address(source, family)),
         uid=who.uid,
         gid=who.gid,
         interface="net1" if who.place == "guest" or (inside and who.to == "guest") else "eth0",
@@ -65,7 +77,11 @@ def assert_both_ends_are_told_the_truth(seen: Seen, who: Who, family: int, redir
     unbound = who.kind.get("unconnected", False)
     if who.place == "pod" and not unbound:
         # A proxy in tproxy mode may have borrowed its client's address, the only other one it can have.
-        expected = {packed(address(who.source, family))} if who.source else {*OWN, packed(address("loopback", family))}
+        expected = (
+            {packed(address(who.source, family))}
+            if who.source
+            else {*OWN, packed(address("loopback", family))}
+        )
         assert packed(seen.sockname[0]) in expected, "the client must see its own pod address"
     if not unbound:
         assert seen.peer == seen.sockname, "the listener must see the client's own address"

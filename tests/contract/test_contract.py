@@ -1,4 +1,4 @@
-"""The contract's table on the real kernel: every line × backend × family, and the oracle against the same lines."""
+"""The contract's table on the real kernel: every line by every backend in every family, and the oracle on the same lines."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,9 @@ def program(shared_pod: Pod) -> Iterator[Programmer]:
 
 
 @pytest.mark.parametrize(("backend", "case", "family"), RUNS)
-def test_the_kernel_does_what_the_table_says(program: Programmer, backend: str, case: Case, family: int) -> None:
+def test_the_kernel_does_what_the_table_says(
+    program: Programmer, backend: str, case: Case, family: int
+) -> None:
     """Traffic of this line goes elsewhere than the contract says, or one of its ends is told a wrong address."""
     need(backend)
     program(backend, redirection(case), case.families)

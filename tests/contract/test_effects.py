@@ -45,7 +45,9 @@ def rules(listed: dict[str, Any]) -> tuple[Any, Any]:
 
 @VARIANTS
 @FAMILIES
-def test_delete_leaves_nothing(pod: Pod, backend: str, redirection: Redirection, families: tuple[int, ...]) -> None:
+def test_delete_leaves_nothing(
+    pod: Pod, backend: str, redirection: Redirection, families: tuple[int, ...]
+) -> None:
     """A rule, a policy route or an address of ours outlives the attachment, or one that was there does not."""
     before = effects.everything(pod.namespace)
     pod.add(backend, redirection, families)
@@ -90,7 +92,9 @@ def test_only_the_backends_own_tool_sees_rules(pod: Pod, backend: str) -> None:
 
 
 @FAMILIES
-def test_only_the_families_asked_for_are_programmed(pod: Pod, backend: str, families: tuple[int, ...]) -> None:
+def test_only_the_families_asked_for_are_programmed(
+    pod: Pod, backend: str, families: tuple[int, ...]
+) -> None:
     """A family that was left out on purpose meets rules or routes of ours."""
     before = effects.everything(pod.namespace)
     pod.add(backend, FULL.replace(inbound="tproxy"), families)
@@ -104,7 +108,9 @@ def test_only_the_families_asked_for_are_programmed(pod: Pod, backend: str, fami
 
 def test_rules_of_others_stay(pod: Pod, backend: str) -> None:
     """An ADD or a DEL takes away the rules of portmap, of a network policy agent, or of the user."""
-    pod.namespace.run("nft", "add table inet theirs; add chain inet theirs c { type nat hook output priority -90; }")
+    pod.namespace.run(
+        "nft", "add table inet theirs; add chain inet theirs c { type nat hook output priority -90; }"
+    )
     for tool in ("iptables-legacy", "ip6tables-legacy"):
         for table in ("nat", "mangle", "raw", "filter"):
             pod.namespace.run(tool, "-t", table, "-N", "THEIRS")
@@ -128,8 +134,8 @@ def test_captured_dns_has_a_conntrack_zone_of_its_own(pod: Pod, backend: str) ->
     assert all("sport=15053" in line for line in flows if "zone" in line)
 
 
-def test_what_passes_leaves_the_proxys_listeners_alone(pod: Pod, backend: str) -> None:
-    """Redirected connections pile up unaccepted, or the listeners are not the ones the table speaks of."""
+def test_the_proxy_has_the_clients_connection(pod: Pod, backend: str) -> None:
+    """The lab's listeners tell a story that the kernel's own table of sockets does not confirm."""
     pod.program(backend, BASE)
     held = pod.hold("10.1.2.3", 80, uid=1000)
     sockets = pod.namespace.run("ss", "-Htn", "state", "established", "sport", "=", ":15001").splitlines()

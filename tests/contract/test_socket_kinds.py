@@ -27,7 +27,12 @@ def captured(shared_pod: Pod, backend: str) -> Iterator[Pod]:
 @FAMILIES
 @pytest.mark.parametrize(
     "kind",
-    [{"nonblocking": True}, {"source": "own2"}, {"source": "own2", "source_port": 40123}, {"source_port": 40124}],
+    [
+        {"nonblocking": True},
+        {"source": "own2"},
+        {"source": "own2", "source_port": 40123},
+        {"source_port": 40124},
+    ],
     ids=["non-blocking", "source-bound", "source-and-port-bound", "port-bound"],
 )
 def test_client(captured: Pod, family: int, kind: dict[str, Any]) -> None:
@@ -48,8 +53,12 @@ def test_client(captured: Pod, family: int, kind: dict[str, Any]) -> None:
 
 
 @FAMILIES
-@pytest.mark.parametrize("kind", [{"nonblocking": True}, {"source": "own2"}], ids=["non-blocking", "source-bound"])
-def test_client_of_a_proxy_that_is_down(shared_pod: Pod, backend: str, family: int, kind: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "kind", [{"nonblocking": True}, {"source": "own2"}], ids=["non-blocking", "source-bound"]
+)
+def test_client_of_a_proxy_that_is_down(
+    shared_pod: Pod, backend: str, family: int, kind: dict[str, Any]
+) -> None:
     """A client of this kind waits for a time-out where others are refused at once."""
     if "source" in kind:
         kind = {**kind, "source": address(kind["source"], family)}
@@ -114,7 +123,9 @@ def test_dns_client(captured: Pod, family: int, kind: dict[str, Any], target: st
 
 @FAMILIES
 @pytest.mark.parametrize("kind", [{}, {"unconnected": True}], ids=["connected", "unconnected"])
-def test_dns_client_takes_over_the_port_of_the_proxys_query(captured: Pod, family: int, kind: dict[str, Any]) -> None:
+def test_dns_client_takes_over_the_port_of_the_proxys_query(
+    captured: Pod, family: int, kind: dict[str, Any]
+) -> None:
     """The proxy's upstream query left a conntrack entry, so an app that gets its port by chance is not captured."""
     server = address("resolver", family)
     bound = {"protocol": "udp", "source": address("own", family), "source_port": 40053}
@@ -174,3 +185,13 @@ def test_client_bound_to_a_device_times_out(captured: Pod, family: int) -> None:
     """Not the documented difference any more: SO_BINDTODEVICE used to time out, neither redirected nor bypassing."""
     assert captured.dial(address("service", family), 80, device="eth0", timeout=1, **APP).result == "timeout"
     assert captured.dial(address("service", family), 80, device="eth0", uid=PROXY).where == "outside"
+
+
+@FAMILIES
+@pytest.mark.parametrize("mode", ["redirect", "tproxy"])
+def test_packets_of_no_connection(shared_pod: Pod, backend: str, family: int, mode: str) -> None:
+    """With dropInvalid such packets reach the pod untranslated, and its reset kills the proxy's connection."""
+    ends = {"source": address("node", family), "to": address("own", family), "port": 80}
+    for drop, expected in ((False, "reset"), (True, "silence")):
+        shared_pod.program(backend, EVERYTHING.replace(inbound=mode, drop_invalid=drop))
+        assert shared_pod.outside.namespace.ask("stray_fin", **ends) == expected

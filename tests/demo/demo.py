@@ -5,6 +5,7 @@ what it observed is not what it says. Not a test of details: those are in tests/
 """
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -89,7 +90,7 @@ def check(scene: Scene) -> None:
     say("CHECK", "as it should be")
     rule, command = scene.delete_one_rule()
     say("break", f"somebody deletes one rule: {rule}")
-    quote(" ".join(command), [])
+    quote(shlex.join(command), [])
     failed = scene.verb("check", scene.shop, fails=True).strip()
     expect("missing" in failed and "O10" in failed, f"CHECK does not name the rule of row O10:\n{failed}")
     say("CHECK", "fails, and names it")

@@ -5,21 +5,21 @@ from typing import Any
 
 from tests.lab.namespace import Namespace
 
-# Of the listings, what no rule is: handles and versions of nft, counters and dates of iptables-save.
-NOT_RULES = ("metainfo",)
+# What differs between two listings of the same rules.
+VOLATILE = ("handle", "packets", "bytes")
 
 
 def nft(namespace: Namespace) -> list[Any]:
-    """Return `nft -j list ruleset` without handles."""
+    """Return `nft -j list ruleset` without handles and counts."""
     listed = json.loads(namespace.run("nft", "-j", "list", "ruleset"))["nftables"]
-    return [_without_handles(entry) for entry in listed if not any(key in entry for key in NOT_RULES)]
+    return [_stable(entry) for entry in listed if "metainfo" not in entry]
 
 
-def _without_handles(entry: Any) -> Any:
+def _stable(entry: Any) -> Any:
     if isinstance(entry, dict):
-        return {key: _without_handles(value) for key, value in entry.items() if key != "handle"}
+        return {key: _stable(value) for key, value in entry.items() if key not in VOLATILE}
     if isinstance(entry, list):
-        return [_without_handles(value) for value in entry]
+        return [_stable(value) for value in entry]
     return entry
 
 
@@ -38,11 +38,13 @@ def iptables(namespace: Namespace) -> list[str]:
 
 def routing(namespace: Namespace) -> list[str]:
     """Return policy rules, every route of every table, and the addresses, of both families."""
-    lines = []
-    for version in ("-4", "-6"):
-        for what in (("rule",), ("route", "show", "table", "all"), ("addr",)):
-            listed = namespace.run("ip", version, "-o", *what, "show") if len(what) == 1 else namespace.run("ip", version, *what)
-            lines += [f"{version} {line.strip()}" for line in listed.splitlines()]
+    listings = (("rule",), ("route", "show", "table", "all"), ("-o", "addr"))
+    lines = [
+        f"{version} {line.strip()}"
+        for version in ("-4", "-6")
+        for listing in listings
+        for line in namespace.run("ip", version, *listing).splitlines()
+    ]
     return sorted(lines)
 
 

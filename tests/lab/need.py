@@ -58,7 +58,9 @@ def _kernel_options() -> frozenset[str]:
     for path, opener in (("/proc/config.gz", gzip.open), (f"/boot/config-{os.uname().release}", open)):
         if os.path.exists(path):
             with opener(path, "rt") as file:
-                return frozenset(line.partition("=")[0] for line in file if line.rstrip().endswith(("=y", "=m")))
+                return frozenset(
+                    line.partition("=")[0] for line in file if line.rstrip().endswith(("=y", "=m"))
+                )
     return frozenset()
 
 
@@ -104,8 +106,12 @@ def _mptcp() -> None:
 
 
 FEATURES = {
-    "nftables": Feature(_nftables, ("CONFIG_NF_TABLES_INET", "CONFIG_NFT_NAT", "CONFIG_NFT_REDIR", "CONFIG_NFT_TPROXY")),
-    "iptables": Feature(_iptables, ("CONFIG_IP_NF_NAT", "CONFIG_IP6_NF_NAT", "CONFIG_NETFILTER_XT_TARGET_TPROXY")),
+    "nftables": Feature(
+        _nftables, ("CONFIG_NF_TABLES_INET", "CONFIG_NFT_NAT", "CONFIG_NFT_REDIR", "CONFIG_NFT_TPROXY")
+    ),
+    "iptables": Feature(
+        _iptables, ("CONFIG_IP_NF_NAT", "CONFIG_IP6_NF_NAT", "CONFIG_NETFILTER_XT_TARGET_TPROXY")
+    ),
     "user namespaces": Feature(_user_namespaces, ("CONFIG_USER_NS",)),
     "mptcp": Feature(_mptcp, ("CONFIG_MPTCP", "CONFIG_MPTCP_IPV6")),
 }

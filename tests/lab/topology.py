@@ -72,7 +72,7 @@ class Dial:
     source: str = ""
     source_port: int = 0
     foreign: bool = False  # the source is not an address of the namespace
-    timeout: float = 2
+    timeout: float = 5
     mapped: bool = False  # an AF_INET6 socket to ::ffff:a.b.c.d
     unconnected: bool = False  # UDP by sendto
     nonblocking: bool = False
@@ -121,7 +121,9 @@ class Endpoint:
 
     def dial_all(self, dials: list[Dial]) -> list[Seen]:
         """Dial each in turn, in one request to the worker."""
-        return [Seen.of(answer) for answer in self.namespace.ask("dial", specs=[asdict(dial) for dial in dials])]
+        return [
+            Seen.of(answer) for answer in self.namespace.ask("dial", specs=[asdict(dial) for dial in dials])
+        ]
 
     def hold(self, to: str, port: int, **kind: Any) -> Seen:
         """Dial and keep the connection: `Seen.handle` names it."""
@@ -175,14 +177,22 @@ class Pod(Endpoint):
         return self.namespace.path
 
     def _build(self) -> None:
-        far = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0", "net/ipv4/icmp_ratelimit": "0"}
+        far = {
+            "net/ipv4/conf/all/rp_filter": "0",
+            "net/ipv4/conf/default/rp_filter": "0",
+            "net/ipv4/icmp_ratelimit": "0",
+        }
         far |= {"net/ipv6/icmp/ratelimit": "0"}
         forward = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
         # 0x1 | 0x2: client and server. 0x4 | 0x200: data in the SYN without asking for a cookie first.
         fastopen = {"net/ipv4/tcp_fastopen": "519"}
         for endpoint, values in ((self.outside, far), (self.guest, far), (self, forward)):
-            endpoint.namespace.ask("sysctl", values={"net/ipv6/conf/default/accept_dad": "0", **fastopen, **values})
-        self.namespace.run("ip", "-batch", "-", text=_pod_links(self.outside.namespace.pid, self.guest.namespace.pid))
+            endpoint.namespace.ask(
+                "sysctl", values={"net/ipv6/conf/default/accept_dad": "0", **fastopen, **values}
+            )
+        self.namespace.run(
+            "ip", "-batch", "-", text=_pod_links(self.outside.namespace.pid, self.guest.namespace.pid)
+        )
         self.outside.namespace.run("ip", "-batch", "-", text=_outside_links())
         self.guest.namespace.run("ip", "-batch", "-", text=_guest_links())
         self.outside.listen(*PORTS, transparent=True)
@@ -232,8 +242,13 @@ def _pod_links(outside: int, guest: int) -> str:
             lines.append(f"addr add {address(name, 6)}/64 dev {device} nodad")
         lines.append(f"link set {device} up")
     for family, network in GUESTS.items():
-        lines.append(f"route add default via {address('node', family)} dev eth0")
-        lines.append(f"route add {network} via {address('gateway-net1', family)} dev net1")
+        # Which of its addresses a client gets is the test's choice, not the order the kernel keeps them in.
+        for name, way, device, source in (
+            ("default", "node", "eth0", "own"),
+            (network, "gateway-net1", "net1", "own-net1"),
+        ):
+            via, chosen = address(way, family), address(source, family)
+            lines.append(f"route add {name} via {via} dev {device} src {chosen}")
     return "\n".join(lines) + "\n"
 
 

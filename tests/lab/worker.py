@@ -4,6 +4,8 @@ Run as `python -IS worker.py FD [uid-map]`; it reads one JSON request a line fro
 JSON line. The namespace lives as long as this process, and this process no longer than the one that started it.
 Every listener tells its client what it saw (a JSON line on TCP, the answering datagram on UDP), so one dial gives
 both ends' view. Not imported by any test, and imports only the standard library: it starts in 30 ms.
+
+Long because one file is one process: a second one could not be found without a search path.
 """
 
 import ctypes
@@ -35,6 +37,8 @@ TCPI_OPT_SYN_DATA = 32
 IPV6_RECVPKTINFO = 49
 IPV6_PKTINFO = 50
 IP_PKTINFO = 8
+FIN_ACK = 0x11
+RST = 0x04
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,7 +61,10 @@ def open_socket(spec: Request, kind: int, protocol: int = 0) -> socket.socket:
     libc.setfsgid(ctypes.c_uint(gid))
     libc.setfsuid(ctypes.c_uint(uid))
     try:
-        if (libc.setfsuid(ctypes.c_uint(uid)), libc.setfsgid(ctypes.c_uint(gid))) != (signed(uid), signed(gid)):
+        if (libc.setfsuid(ctypes.c_uint(uid)), libc.setfsgid(ctypes.c_uint(gid))) != (
+            signed(uid),
+            signed(gid),
+        ):
             raise OSError(errno.EPERM, f"cannot become {uid}:{gid}")
         return socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind, protocol)
     finally:
@@ -188,7 +195,12 @@ class Farm(threading.Thread):
             elif (level, kind) == (socket.IPPROTO_IPV6, IPV6_PKTINFO):
                 at = socket.inet_ntop(socket.AF_INET6, data[:16])
                 out = [(level, kind, data[:16] + bytes(4))]
-        view = {"port": spec["port"], "tag": spec.get("tag", ""), "at": [at, spec["port"]], "peer": name(peer)}
+        view = {
+            "port": spec["port"],
+            "tag": spec.get("tag", ""),
+            "at": [at, spec["port"]],
+            "peer": name(peer),
+        }
         sock.sendmsg([json.dumps(view).encode()], out, 0, peer)
 
 
@@ -202,7 +214,7 @@ class Dial:
         self.buffer = b""
         kind = socket.SOCK_STREAM if self.tcp else socket.SOCK_DGRAM
         self.sock = open_socket(spec, kind, IPPROTO_MPTCP if spec.get("mptcp") else 0)
-        self.sock.settimeout(spec.get("timeout", 2))
+        self.sock.settimeout(spec["timeout"])
         if spec.get("source") or spec.get("source_port"):
             self.bind()
         if spec.get("device"):
@@ -254,7 +266,7 @@ class Dial:
         code = self.sock.connect_ex(self.target)
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, os.strerror(code))
-        timeout = self.spec.get("timeout", 2)
+        timeout = self.spec["timeout"]
         if not select.select([], [self.sock], [], timeout)[1]:
             raise TimeoutError
         code = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -345,6 +357,29 @@ class Worker:
 
     def release(self, handle: int) -> None:
         self.open.pop(handle).close()
+
+    def stray_fin(self, source: str, to: str, port: int) -> str:
+        """Send a FIN of no connection from `source`; "reset" if the other stack answers it, else "silence"."""
+        v6 = ":" in to
+        family = socket.AF_INET6 if v6 else socket.AF_INET
+        with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
+            raw.bind((source, 0))
+            raw.settimeout(0.5)
+            segment = struct.pack("!HHIIBBHHH", 40999, port, 1, 1, 0x50, FIN_ACK, 1024, 0, 0)
+            ends = socket.inet_pton(family, source) + socket.inet_pton(family, to)
+            pseudo = ends + struct.pack("!II", len(segment), socket.IPPROTO_TCP)
+            total = sum(struct.unpack(f"!{len(pseudo + segment) // 2}H", pseudo + segment))
+            while total >> 16:
+                total = (total & 0xFFFF) + (total >> 16)
+            raw.sendto(segment[:16] + struct.pack("!H", ~total & 0xFFFF) + segment[18:], (to, 0))
+            try:
+                while True:
+                    answer = raw.recv(4096)
+                    tcp = answer if v6 else answer[(answer[0] & 15) * 4 :]
+                    if tcp[2:4] == segment[:2] and tcp[13] & RST:
+                        return "reset"
+            except TimeoutError:
+                return "silence"
 
     def forget_flows(self) -> None:
         """Flush this namespace's conntrack: IPCTNL_MSG_CT_DELETE of NFNL_SUBSYS_CTNETLINK without a tuple."""
