@@ -7,9 +7,10 @@ import errno
 from _socket import AF_INET6, inet_ntop
 
 from cni_plugin.kernel.rtnl import Routes
-from cni_plugin.model.redirection import Redirection
+from cni_plugin.model.redirection import LOOPBACK, Redirection
 
 # A namespace with IPv6 switched off (disable_ipv6, or a kernel without it) carries no IPv6 to redirect.
+_IPV6_LOOPBACK = LOOPBACK[1][0]
 _NO_IPV6 = (errno.EACCES, errno.EPERM, errno.EOPNOTSUPP, errno.EAFNOSUPPORT)
 
 
@@ -60,6 +61,8 @@ def check(redirection: Redirection, families: tuple[int, ...]) -> "list[str]":
     routes = Routes()
     try:
         lines = [] if routes.loopback_is_up() else ["interface lo is down"]
+        if not routes.has_address(_IPV6_LOOPBACK):
+            families = tuple(family for family in families if family == 4)
         for part in _parts(redirection, families):
             words = _missing(routes, part)
             if words:

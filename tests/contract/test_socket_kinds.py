@@ -149,6 +149,17 @@ def test_dns_address(shared_pod: Pod, backend: str, family: int) -> None:
         assert seen.peername == (asked, 53)
 
 
+def test_dns_address_of_one_family(shared_pod: Pod, backend: str) -> None:
+    """The other family's queries, for which there is no resolver's address, bypass the proxy or are lost."""
+    only = (packed(address("resolver2", 4)),)
+    shared_pod.program(backend, EVERYTHING.replace(dns_address=only, dns_port=9090))
+    for protocol in ("udp", "tcp"):
+        by_ipv4 = shared_pod.dial(address("resolver", 4), 53, protocol=protocol, **APP)
+        assert (by_ipv4.where, by_ipv4.at) == ("outside", (address("resolver2", 4), 9090))
+        by_ipv6 = shared_pod.dial(address("resolver", 6), 53, protocol=protocol, **APP)
+        assert (by_ipv6.where, by_ipv6.port) == ("pod", 9090)
+
+
 @FAMILIES
 @pytest.mark.parametrize("mode", ["redirect", "tproxy"])
 def test_proxy_with_several_listeners_of_one_port(pod: Pod, backend: str, family: int, mode: str) -> None:

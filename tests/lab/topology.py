@@ -177,19 +177,14 @@ class Pod(Endpoint):
         return self.namespace.path
 
     def _build(self) -> None:
-        far = {
-            "net/ipv4/conf/all/rp_filter": "0",
-            "net/ipv4/conf/default/rp_filter": "0",
-            "net/ipv4/icmp_ratelimit": "0",
-        }
-        far |= {"net/ipv6/icmp/ratelimit": "0"}
-        forward = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+        # The kernel limits ICMP errors to a peer; so many refusals in a row come from tests only.
+        common = {"net/ipv4/icmp_ratelimit": "0", "net/ipv6/icmp/ratelimit": "0"}
         # 0x1 | 0x2: client and server. 0x4 | 0x200: data in the SYN without asking for a cookie first.
-        fastopen = {"net/ipv4/tcp_fastopen": "519"}
+        common |= {"net/ipv4/tcp_fastopen": "519", "net/ipv6/conf/default/accept_dad": "0"}
+        far = {"net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0"}
+        forward = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
         for endpoint, values in ((self.outside, far), (self.guest, far), (self, forward)):
-            endpoint.namespace.ask(
-                "sysctl", values={"net/ipv6/conf/default/accept_dad": "0", **fastopen, **values}
-            )
+            endpoint.namespace.ask("sysctl", values={**common, **values})
         self.namespace.run(
             "ip", "-batch", "-", text=_pod_links(self.outside.namespace.pid, self.guest.namespace.pid)
         )

@@ -53,7 +53,8 @@ class HAProxy:
         process = pod.start("haproxy", "-db", "-f", config, uid=PROXY)
         assert process.stdout
         self._log: IO[str] = process.stdout
-        until(lambda: pod.listening(OUTBOUND), "HAProxy to listen")
+        until(lambda: process.poll() is not None or pod.listening(OUTBOUND), "HAProxy to listen")
+        assert process.poll() is None, self._log.read()
 
     def seen(self) -> str:
         """Return the next line of its log: client, original destination."""
@@ -71,9 +72,12 @@ class Squid:
         with open(config, "w", encoding="utf-8") as file:
             file.write(SQUID.format(home=home))
         self._log = os.path.join(home, "access.log")
-        with open(os.path.join(home, "output"), "w", encoding="utf-8") as output:
-            pod.start("squid", "-N", "-f", config, uid=PROXY, output=output)
-        until(lambda: pod.listening(OUTBOUND), "squid to listen")
+        said = os.path.join(home, "output")
+        with open(said, "w", encoding="utf-8") as output:
+            process = pod.start("squid", "-N", "-f", config, uid=PROXY, output=output)
+        until(lambda: process.poll() is not None or pod.listening(OUTBOUND), "squid to listen")
+        with open(said, encoding="utf-8") as file:
+            assert process.poll() is None, file.read()
 
     def seen(self) -> str:
         """Return the first line of its log: client, server it went to, how it knew the server."""
