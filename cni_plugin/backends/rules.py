@@ -322,6 +322,9 @@ class _Plan:
         if tproxy:
             chains.append(Chain(name="to_proxy", table="mangle", hook="", rules=self.to_proxy()))
             chains.append(Chain(name="inbound", table="mangle", hook="", rules=self.tproxy_inbound()))
+            # Forwarded traffic of guests first: to nf_tables any packet to the proxy's port, wherever it is
+            # going, belongs to the proxy's listener on all addresses.
+            rules += [Rule(row="I5", iif=name, verdict=RETURN) for name in r.virtual_interfaces]
             rules += [
                 Rule(row="tproxy", protocol="tcp", mark=r.tproxy_mark, verdict=SAVE_MARK),
                 Rule(row="tproxy", protocol="tcp", syn=True, verdict=("goto", "inbound")),
@@ -339,11 +342,9 @@ class _Plan:
     def tproxy_inbound(self) -> tuple[Rule, ...]:
         """What opens a connection: by loopback only the proxy's own calls, else I1 to I5."""
         leaf: Verdict = ("goto", "to_proxy")
-        guests = [Rule(row="I5", iif=name, verdict=RETURN) for name in self.r.virtual_interfaces]
         return (
             Rule(row="O4", iif="lo", mark=self_mark(self.r), verdict=leaf),
             Rule(row="I5", iif="lo", verdict=RETURN),
-            *guests,
             *self.inbound(leaf),
         )
 
