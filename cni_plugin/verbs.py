@@ -6,9 +6,6 @@ Long because all the verbs and their steps are told here, and share them.
 
 import time
 
-from cni_plugin import backends
-from cni_plugin.backends import routes
-from cni_plugin.backends.common import Unsupported
 from cni_plugin.config import fields
 from cni_plugin.kernel import journal, netns, state
 from cni_plugin.mesh import dialect
@@ -53,15 +50,7 @@ def delete(request: Request) -> None:
     """Remove the redirection and its record; again, without netns or after a reboot, it does nothing."""
     conf = request.netconf
     record = _record(conf, request.container_id, request.ifname, lenient=True)
-    try:
-        if request.netns and not netns.is_own(request.netns):
-            with netns.entered(request.netns):
-                _remove(conf, record)
-    except OSError as error:
-        # A namespace that is gone took its rules with it.
-        if not netns.is_gone(error):
-            message = f"the redirection cannot be removed: {error}"
-            raise CniError(errors.APPLY_FAILED, message) from None
+    _remove(conf, request.netns, record)
     try:
         state.remove(conf.state_dir, request.container_id, request.ifname)
     except OSError as error:
@@ -78,10 +67,12 @@ def check(request: Request) -> None:
         )
     if not record.get("backend"):
         return
+    from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
+
     try:
         with netns.entered(request.netns):
-            lines = _differences(request.netconf, record)
-    except OSError as error:
+            lines = attach.differences(request.netconf, record)
+    except netns.EnterFailed as error:
         raise _netns_failed(request, error) from None
     if lines:
         # Runtimes print message and details in a row, so details only hold what the message does not.
@@ -90,22 +81,12 @@ def check(request: Request) -> None:
         raise CniError(errors.CHECK_FAILED, "; ".join(lines[:_NAMED]) + more, "\n".join(rest))
 
 
-def _differences(conf: Netconf, record: "dict[str, Any]") -> "list[str]":
-    cookie = netns.cookie()
-    if cookie != record.get("netnsCookie", cookie):
-        return ["CNI_NETNS is not the network namespace that ADD redirected"]
-    redirection, families = _recorded(record)
-    try:
-        return backends.load(record["backend"], conf.state_dir).check(redirection, families)
-    except (OSError, Unsupported) as error:
-        raise CniError(errors.APPLY_FAILED, f"the rules cannot be read: {error}") from None
-
-
 def gc(request: Request) -> None:
     """Remove what belongs to attachments of this network that are no longer valid."""
     conf = request.netconf
     if conf.valid_attachments is None:
-        raise errors.bad_field("cni.dev/valid-attachments", None, "the list of attachments to keep")
+        # `cnitool gc` sends no list: libcni has sent a DEL for what it knew; nothing is known to be stale.
+        return
     failed = []
     for container_id, ifname in list(state.attachments(conf.state_dir)):
         if (container_id, ifname) in conf.valid_attachments:
@@ -115,9 +96,9 @@ def gc(request: Request) -> None:
         if record is None or record.get("network") != conf.name:
             continue
         try:
-            _remove_stale(conf, record)
+            _remove(conf, record["netns"], record, stale=True)
             state.remove(conf.state_dir, container_id, ifname)
-        except OSError as error:
+        except (CniError, OSError) as error:
             failed.append(f"{container_id}:{ifname}: {error}")
     if failed:
         message = f"{len(failed)} stale attachments could not be removed"
@@ -134,20 +115,12 @@ def status(request: Request) -> None:
             errors.NOT_AVAILABLE, f"stateDir {conf.state_dir} is not writable: {error.strerror}"
         ) from None
     dialect.load(conf.mesh)
+    from cni_plugin.backends import attach  # noqa: PLC0415 - only STATUS and meshed pods need it
+
     wanted: dict[str, Any] = {"proxy_uids": ((1337, 1337),), **conf.redirection}
-    trial = Redirection(**wanted)
-    reasons = []
-    for name in conf.backends:
-        try:
-            netns.unshare(netns.CLONE_NEWNET)
-            backend = backends.load(name, conf.state_dir)
-            backend.probe(trial, (4, 6))
-            backend.add(trial, (4, 6))
-        except (OSError, Unsupported) as error:
-            reasons.append(f"{name}: {error}")
-        else:
-            return
-    raise CniError(errors.NOT_AVAILABLE, "no backend works on this node: " + "; ".join(reasons))
+    reasons = attach.trial(conf, Redirection(**wanted))
+    if reasons:
+        raise CniError(errors.NOT_AVAILABLE, "no backend works on this node: " + "; ".join(reasons))
 
 
 # -- deciding --------------------------------------------------------------------------------------
@@ -172,80 +145,42 @@ def _act(
     earlier: "dict[str, Any] | None",
 ) -> "dict[str, Any]":
     """Replace what `earlier` left in the netns by `redirection`; return the record's part of it."""
+    from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
+
     if netns.is_own(request.netns):
         # A pod on the host's network has no sandbox, and the host's traffic is nobody's to redirect.
         expected = "a sandbox's network namespace, not the one the plugin runs in"
         raise errors.bad_field("CNI_NETNS", request.netns, expected, errors.INVALID_ENVIRONMENT)
-    acted: dict[str, Any] = {}
+    families = () if redirection is None else effective_families(redirection, addresses)
     try:
         with netns.entered(request.netns):
-            if redirection is not None:
-                families = effective_families(redirection, addresses)
-                acted = {"netnsCookie": netns.cookie(), **_apply(request.netconf, redirection, families)}
-            if earlier is not None and earlier.get("backend"):
-                _retire(request.netconf, earlier, acted, redirection)
-    except OSError as error:
+            return attach.replace(request.netconf, redirection, families, earlier)
+    except netns.EnterFailed as error:
         raise _netns_failed(request, error) from None
-    return acted
 
 
-def _apply(conf: Netconf, redirection: Redirection, families: tuple[int, ...]) -> "dict[str, Any]":
-    """Apply with the first backend that can; why the others cannot goes into the record."""
-    refused: dict[str, str] = {}
-    for name in conf.backends:
-        backend = backends.load(name, conf.state_dir)
-        try:
-            backend.probe(redirection, families)
-            backend.add(redirection, families)
-        except Unsupported as error:
-            refused[name] = error.reason
-            continue
-        except OSError as error:
-            raise CniError(errors.APPLY_FAILED, f"{name}: the redirection was refused: {error}") from None
-        return {"backend": name, "families": list(families), "refused": refused}
-    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise CniError(errors.NO_BACKEND, f"no backend can install this redirection: {reasons}")
+def _remove(conf: Netconf, path: str, record: "dict[str, Any] | None", stale: bool = False) -> None:
+    """Remove from the netns at `path`, if it is there, what `record` says.
 
-
-def _retire(
-    conf: Netconf, earlier: "dict[str, Any]", acted: "dict[str, Any]", kept: Redirection | None
-) -> None:
-    """Remove what an earlier ADD made and this one did not replace."""
-    old, _ = _recorded(earlier)
-    families = tuple(acted.get("families", ()))
-    try:
-        if earlier["backend"] == acted.get("backend"):
-            routes.delete(old, kept, families)
-        else:
-            backends.load(earlier["backend"], conf.state_dir).delete(old, kept, families)
-    except OSError as error:
-        raise CniError(errors.APPLY_FAILED, f"the earlier redirection cannot be removed: {error}") from None
-
-
-def _remove(conf: Netconf, record: "dict[str, Any] | None") -> None:
-    """Remove what `record` says; without a record, whatever of ours is found."""
-    if record is None:
-        for name in backends.NAMES:
-            backends.load(name, conf.state_dir).delete()
-    elif record.get("backend"):
-        backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
-
-
-def _remove_stale(conf: Netconf, record: "dict[str, Any]") -> None:
-    """Remove the rules of a record, if its namespace is still the one at that path."""
-    if not record.get("backend"):
+    A `stale` record's path may be another pod's by now, so its netns must be the one it knew.
+    """
+    if not path or netns.is_own(path) or (record is not None and not record.get("backend")):
         return
+    from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
+
     try:
-        with netns.entered(record["netns"]):
-            if netns.cookie() == record.get("netnsCookie"):
-                _remove(conf, record)
-    except OSError as error:
-        if not netns.is_gone(error):
-            raise
+        with netns.entered(path):
+            if not stale or netns.cookie() == (record or {}).get("netnsCookie"):
+                attach.remove(conf, record)
+    except netns.EnterFailed as error:
+        # A namespace that is gone took its rules with it.
+        if not error.gone:
+            message = f"the redirection cannot be removed: {path} cannot be entered: {error.strerror}"
+            raise CniError(errors.NETNS_FAILED, message) from None
 
 
-def _netns_failed(request: Request, error: OSError) -> CniError:
-    if netns.is_gone(error):
+def _netns_failed(request: Request, error: netns.EnterFailed) -> CniError:
+    if error.gone:
         expected = "the path of a network namespace"
         return errors.bad_field("CNI_NETNS", request.netns, expected, errors.INVALID_ENVIRONMENT)
     return CniError(errors.NETNS_FAILED, f"CNI_NETNS {request.netns} cannot be entered: {error.strerror}")
@@ -264,11 +199,6 @@ def _record(conf: Netconf, container_id: str, ifname: str, lenient: bool = False
         raise CniError(
             errors.STATE_FAILED, f"the record in {conf.state_dir} cannot be read: {error}"
         ) from None
-
-
-def _recorded(record: "dict[str, Any]") -> "tuple[Redirection, tuple[int, ...]]":
-    redirection = fields.from_json("record.redirection", record["redirection"])
-    return redirection, tuple(record["families"])
 
 
 def _new_record(request: Request, decision: Decision) -> "dict[str, Any]":
@@ -303,9 +233,8 @@ def _commit(request: Request, draft: state.Draft, record: "dict[str, Any]") -> N
         draft.commit(record)
     except OSError as error:
         try:
-            with netns.entered(request.netns):
-                _remove(request.netconf, record)
-        except OSError:
+            _remove(request.netconf, request.netns, record)
+        except CniError:
             pass  # the failure to report is the first one
         raise _state_failed(request.netconf, error) from None
 

@@ -8,8 +8,6 @@ import errno
 import os
 from _struct import unpack
 
-from cni_plugin.kernel.netlink import NetlinkError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
@@ -23,29 +21,43 @@ _OWN = "/proc/self/ns/net"
 _NO_NAMESPACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.ELOOP, errno.EINVAL)
 
 
+class EnterFailed(OSError):
+    """A network namespace could not be entered; `gone`: there is none at that path (any more)."""
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether it is the path's fault, and not the kernel's."""
+        return self.errno in _NO_NAMESPACE
+
+
 def setns(fd: int, kind: int) -> None:
     """Move this process into the namespace `fd`; raises `OSError`. Python has it from 3.12 on."""
     if hasattr(os, "setns"):
         os.setns(fd, kind)
-        return
-    _libc_call("setns", fd, kind)
+    else:
+        _libc_call("setns", fd, kind)
 
 
 def unshare(kind: int) -> None:
     """Move this process into a new namespace of `kind`; raises `OSError`. Python has it from 3.12 on."""
     if hasattr(os, "unshare"):
         os.unshare(kind)
-        return
-    _libc_call("unshare", kind)
+    else:
+        _libc_call("unshare", kind)
 
 
 def _libc_call(name: str, *arguments: int) -> None:
-    import ctypes  # noqa: PLC0415 - 3 ms, paid on Python 3.11 only
+    # Python 3.11. The C half of ctypes calls without the 3 ms of the Python half, but keeps no errno.
+    import _ctypes  # noqa: PLC0415
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, name)(*arguments) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{name}: {os.strerror(number)}")
+    this_process = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]
+    if _ctypes.call_function(_ctypes.dlsym(this_process, name), arguments) != 0:
+        import ctypes  # noqa: PLC0415
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        if getattr(libc, name)(*arguments) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
 
 
 def _open(path: str) -> int:
@@ -56,7 +68,7 @@ def _open(path: str) -> int:
 class entered:  # noqa: N801 - read as `with entered(path):`
     """Be in the network namespace at `path`, and come back.
 
-    Raises `OSError`: ENOENT if there is no such path, EINVAL if it is not a network namespace.
+    Raises `EnterFailed`: ENOENT if there is no such path, EINVAL if it is not a network namespace.
     """
 
     def __init__(self, path: str) -> None:
@@ -70,9 +82,9 @@ class entered:  # noqa: N801 - read as `with entered(path):`
                 setns(there, CLONE_NEWNET)
             finally:
                 os.close(there)
-        except OSError:
+        except OSError as error:
             os.close(self._home)
-            raise
+            raise EnterFailed(error.errno, error.strerror) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,12 +99,6 @@ def is_own(path: str) -> bool:
     except OSError:
         return False
     return (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino)
-
-
-def is_gone(error: OSError) -> bool:
-    """Tell whether `entered` failed because there is no network namespace at that path (any more)."""
-    # Netlink's refusals have the same numbers and are another matter.
-    return not isinstance(error, NetlinkError) and error.errno in _NO_NAMESPACE
 
 
 def cookie() -> int:

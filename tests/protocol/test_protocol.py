@@ -328,7 +328,7 @@ def test_gc_without_a_sound_list_removes_nothing(call, value):
     """Red: a list that cannot be read counts as empty, and every attachment is torn down."""
     call("ADD", redirection=OWNED).success()
     assert call("GC", **{"cni.dev/valid-attachments": value}).error()["code"] == 7
-    assert call("GC").error()["code"] == 7
+    call("GC").success()
     assert call.records() == ["c1:eth0.json"]
 
 

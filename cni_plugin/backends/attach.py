@@ -1,0 +1,108 @@
+"""One attachment's redirection: which backend makes it, what an earlier ADD left, what DEL takes away.
+
+Not a verb, and no record is written here: the process is in the netns already, `verbs` keeps what comes back.
+Every function raises `CniError`.
+"""
+
+from cni_plugin import backends
+from cni_plugin.backends import routes
+from cni_plugin.backends.common import Unsupported
+from cni_plugin.config import fields
+from cni_plugin.kernel import netns
+from cni_plugin.model.errors import APPLY_FAILED, NO_BACKEND, CniError
+from cni_plugin.model.redirection import Redirection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from cni_plugin.model.request import Netconf
+
+    Record = dict[str, Any]
+
+
+def replace(
+    conf: "Netconf", redirection: Redirection | None, families: tuple[int, ...], earlier: "Record | None"
+) -> "Record":
+    """Make `redirection` true, or nothing if it is None, and take away what `earlier` left beside it."""
+    made: Record = {"netnsCookie": netns.cookie()}
+    if redirection is not None:
+        made |= _apply(conf, redirection, families)
+    if earlier is not None and earlier.get("backend"):
+        _retire(conf, earlier, made, redirection)
+    return made
+
+
+def _apply(conf: "Netconf", redirection: Redirection, families: tuple[int, ...]) -> "Record":
+    """Apply with the first backend that can; why the others cannot goes into the record."""
+    refused: dict[str, str] = {}
+    for name in conf.backends:
+        backend = backends.load(name, conf.state_dir)
+        try:
+            backend.probe(redirection, families)
+            backend.add(redirection, families)
+        except Unsupported as error:
+            refused[name] = error.reason
+            continue
+        except OSError as error:
+            raise CniError(APPLY_FAILED, f"{name}: the redirection was refused: {error}") from None
+        return {"backend": name, "families": list(families), "refused": refused}
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise CniError(NO_BACKEND, f"no backend can install this redirection: {reasons}")
+
+
+def _retire(conf: "Netconf", earlier: "Record", made: "Record", kept: Redirection | None) -> None:
+    """Remove what an earlier ADD made and this one did not replace."""
+    old, _ = _recorded(earlier)
+    families = tuple(made.get("families", ()))
+    try:
+        if earlier["backend"] == made.get("backend"):
+            routes.delete(old, kept, families)
+        else:
+            backends.load(earlier["backend"], conf.state_dir).delete(old, kept, families)
+    except (OSError, Unsupported) as error:
+        raise CniError(APPLY_FAILED, f"the earlier redirection cannot be removed: {error}") from None
+
+
+def remove(conf: "Netconf", record: "Record | None") -> None:
+    """Remove what `record` says; without a record, whatever of ours is found."""
+    try:
+        if record is None:
+            for name in backends.NAMES:
+                backends.load(name, conf.state_dir).delete()
+        else:
+            backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
+    except (OSError, Unsupported) as error:
+        raise CniError(APPLY_FAILED, f"the redirection cannot be removed: {error}") from None
+
+
+def differences(conf: "Netconf", record: "Record") -> "list[str]":
+    """Return what is missing, changed or added against `record`, a line each."""
+    cookie = netns.cookie()
+    if cookie != record.get("netnsCookie", cookie):
+        return ["CNI_NETNS is not the network namespace that ADD redirected"]
+    redirection, families = _recorded(record)
+    try:
+        return backends.load(record["backend"], conf.state_dir).check(redirection, families)
+    except (OSError, Unsupported) as error:
+        raise CniError(APPLY_FAILED, f"the rules cannot be read: {error}") from None
+
+
+def trial(conf: "Netconf", redirection: Redirection) -> "list[str]":
+    """Try each backend in a scratch netns, and stay there; return why none works, or [] if one does."""
+    reasons = []
+    for name in conf.backends:
+        try:
+            netns.unshare(netns.CLONE_NEWNET)
+            backend = backends.load(name, conf.state_dir)
+            backend.probe(redirection, (4, 6))
+            backend.add(redirection, (4, 6))
+        except (OSError, Unsupported) as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return []
+    return reasons
+
+
+def _recorded(record: "Record") -> "tuple[Redirection, tuple[int, ...]]":
+    return fields.from_json("record.redirection", record["redirection"]), tuple(record["families"])
