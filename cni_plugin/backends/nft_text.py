@@ -97,7 +97,7 @@ def _socket_state(rule: Rule) -> "Iterator[str]":
     if rule.local_destination:
         yield "fib daddr type local"
     if rule.transparent:
-        yield "socket transparent 1"
+        yield "socket wildcard 0 socket transparent 1"
 
 
 def _verdict(verdict: Verdict) -> "list[str]":  # noqa: C901 - a table of the verdicts

@@ -78,7 +78,7 @@ class Rule(Value):
     mark: int = 0
     connmark: int = 0
     invalid: bool = False
-    transparent: bool = False  # belongs to a transparent socket
+    transparent: bool = False  # belongs to a connection of a transparent socket
     local_source: bool = False
     local_destination: bool = False
 
@@ -322,8 +322,7 @@ class _Plan:
         if tproxy:
             chains.append(Chain(name="to_proxy", table="mangle", hook="", rules=self.to_proxy()))
             chains.append(Chain(name="inbound", table="mangle", hook="", rules=self.tproxy_inbound()))
-            # Forwarded traffic of guests first: to nf_tables any packet to the proxy's port, wherever it is
-            # going, belongs to the proxy's listener on all addresses.
+            # What guests send is outbound traffic.
             rules += [Rule(row="I5", iif=name, verdict=RETURN) for name in r.virtual_interfaces]
             rules += [
                 Rule(row="tproxy", protocol="tcp", mark=r.tproxy_mark, verdict=SAVE_MARK),

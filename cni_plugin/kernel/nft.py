@@ -44,6 +44,7 @@ _META_MARK, META_IIFNAME, META_OIFNAME, META_SKUID, META_SKGID = 3, 6, 7, 10, 11
 _META_NFPROTO, _META_L4PROTO = 15, 16
 _CT_STATE, _CT_MARK, _CT_ZONE = 0, 3, 17
 _NF_CT_STATE_INVALID = 1
+_SOCKET_TRANSPARENT, _SOCKET_WILDCARD = 0, 2
 _RTN_LOCAL = 2  # linux/rtnetlink.h
 _RANGE_MAP_IPS, _RANGE_PROTO_SPECIFIED = 1, 2  # linux/netfilter/nf_nat.h
 _SET_INTERVAL, _ELEM_INTERVAL_END = 4, 1
@@ -176,8 +177,9 @@ def local_address(source: bool) -> bytes:
 
 
 def transparent() -> bytes:
-    """Match `socket transparent 1`."""
-    return _expr("socket", be32(1, 0) + be32(2, _REG_1)) + _cmp(b"\1")
+    """Match `socket wildcard 0 socket transparent 1`: a connection's socket, not a listener on all addresses."""
+    wildcard = _expr("socket", be32(1, _SOCKET_WILDCARD) + be32(2, _REG_1)) + _cmp(b"\0")
+    return wildcard + _expr("socket", be32(1, _SOCKET_TRANSPARENT) + be32(2, _REG_1)) + _cmp(b"\1")
 
 
 def verdict(name: str, chain: str = "") -> bytes:
