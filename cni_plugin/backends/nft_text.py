@@ -96,8 +96,10 @@ def _socket_state(rule: Rule) -> "Iterator[str]":
         yield "fib saddr type local"
     if rule.local_destination:
         yield "fib daddr type local"
+    if rule.wildcard:
+        yield "socket wildcard 1"
     if rule.transparent:
-        yield "socket wildcard 0 socket transparent 1"
+        yield "socket transparent 1"
 
 
 def _verdict(verdict: Verdict) -> "list[str]":  # noqa: C901 - a table of the verdicts

@@ -78,7 +78,8 @@ class Rule(Value):
     mark: int = 0
     connmark: int = 0
     invalid: bool = False
-    transparent: bool = False  # belongs to a connection of a transparent socket
+    transparent: bool = False  # belongs to a transparent socket
+    wildcard: bool = False  # belongs to a listener on all addresses, which xt_socket never finds
     local_source: bool = False
     local_destination: bool = False
 
@@ -327,6 +328,8 @@ class _Plan:
             rules += [
                 Rule(row="tproxy", protocol="tcp", mark=r.tproxy_mark, verdict=SAVE_MARK),
                 Rule(row="tproxy", protocol="tcp", syn=True, verdict=("goto", "inbound")),
+                # To nf_tables any other packet to the proxy's port, wherever it is going, is its listener's.
+                Rule(row="tproxy", protocol="tcp", wildcard=True, verdict=RETURN),
                 Rule(row="tproxy", protocol="tcp", transparent=True, verdict=("mark", r.tproxy_mark)),
             ]
         if rules:

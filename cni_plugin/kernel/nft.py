@@ -177,9 +177,13 @@ def local_address(source: bool) -> bytes:
 
 
 def transparent() -> bytes:
-    """Match `socket wildcard 0 socket transparent 1`: a connection's socket, not a listener on all addresses."""
-    wildcard = _expr("socket", be32(1, _SOCKET_WILDCARD) + be32(2, _REG_1)) + _cmp(b"\0")
-    return wildcard + _expr("socket", be32(1, _SOCKET_TRANSPARENT) + be32(2, _REG_1)) + _cmp(b"\1")
+    """Match `socket transparent 1`."""
+    return _expr("socket", be32(1, _SOCKET_TRANSPARENT) + be32(2, _REG_1)) + _cmp(b"\1")
+
+
+def wildcard() -> bytes:
+    """Match `socket wildcard 1`; never a connection that is being set up (nft_socket.c: not a full socket)."""
+    return _expr("socket", be32(1, _SOCKET_WILDCARD) + be32(2, _REG_1)) + _cmp(b"\1")
 
 
 def verdict(name: str, chain: str = "") -> bytes:

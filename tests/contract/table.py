@@ -544,6 +544,7 @@ VIRTUAL = [
         guest("service", INBOUND_PORT),
         "outside",
     ),
+    ("not virtual, by tproxy, forwarded", "I4", {"inbound": "tproxy"}, guest("service"), "inbound"),
     ("IPv4 only, IPv6", "I5", GUESTS, guest("service"), "outside", (4,), (6,)),
 ]
 
