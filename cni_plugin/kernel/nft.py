@@ -182,7 +182,7 @@ def transparent() -> bytes:
 
 
 def wildcard() -> bytes:
-    """Match `socket wildcard 1`; never a connection that is being set up (nft_socket.c: not a full socket)."""
+    """Match `socket wildcard 1`; never a connection that is being set up (nft_socket.c)."""
     return _expr("socket", be32(1, _SOCKET_WILDCARD) + be32(2, _REG_1)) + _cmp(b"\1")
 
 
