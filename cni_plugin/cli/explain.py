@@ -9,7 +9,7 @@ import sys
 
 from cni_plugin.backends import iptables, nft_text
 from cni_plugin.backends.rules import ruleset
-from cni_plugin.cli import files, probes, show
+from cni_plugin.cli import files, probes, remarks, show
 from cni_plugin.config import fields, netconf
 from cni_plugin.kernel import state
 from cni_plugin.mesh import dialect
@@ -32,6 +32,7 @@ class Case(Value):
     """What is explained: a decision, the pod's addresses, the IP versions, the backend in question.
 
     `refused` are the backends that could not be used, with their reasons; only a record knows them.
+    `remarks` are about the netconf as it is written.
     """
 
     decision: Decision
@@ -39,6 +40,7 @@ class Case(Value):
     families: tuple[int, ...]
     backend: str
     refused: "dict[str, str]" = {}
+    remarks: tuple[str, ...] = ()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,7 +99,8 @@ def _from_record(record: "dict[str, Any]", addresses: "list[bytes]") -> Case:
 
 def _decided(options: argparse.Namespace) -> Case:
     """Return the case that ADD would decide, given this netconf and these facts."""
-    conf = netconf.netconf(files.plugin_object(options.netconf))
+    document, said = files.plugin_object(options.netconf)
+    conf = netconf.netconf(document)
     annotations = _annotations(options, conf.pod_annotations)
     conf = conf.replace(pod_annotations=annotations)
     text = options.args
@@ -108,7 +111,13 @@ def _decided(options: argparse.Namespace) -> Case:
     families: tuple[int, ...] = ()
     if decision.redirection is not None:
         families = effective_families(decision.redirection, addresses)
-    return Case(decision=decision, addresses=addresses, families=families, backend=conf.backends[0])
+    return Case(
+        decision=decision,
+        addresses=addresses,
+        families=families,
+        backend=conf.backends[0],
+        remarks=(*said, *remarks.of_object(document)),
+    )
 
 
 def _annotations(options: argparse.Namespace, delivered: "dict[str, str] | None") -> "dict[str, str] | None":
@@ -138,7 +147,7 @@ def _document(found: Case, texts: list[str]) -> "dict[str, Any]":
         "detail": decision.detail,
         "mesh": decision.mesh,
         "unknown": list(decision.unknown),
-        "warnings": list(decision.warnings),
+        "warnings": [*decision.warnings, *found.remarks],
     }
     if decision.verdict == REDIRECT and redirection is not None:
         document["families"] = list(found.families)

@@ -5,6 +5,7 @@ Not the check of what they say: `config.netconf` and `config.schema` do that.
 
 import sys
 
+from cni_plugin.cli import remarks
 from cni_plugin.config import netconf
 from cni_plugin.model.errors import INVALID_NETCONF, CniError, bad_field
 
@@ -31,10 +32,11 @@ def json_object(path: str) -> "dict[str, Any]":
         raise CniError(error.code, f"{path}: {error.msg.removeprefix('netconf: ')}") from None
 
 
-def plugin_object(path: str) -> "dict[str, Any]":
-    """Return our plugin object as the runtime would send it: with the conflist's cniVersion and name.
+def plugin_object(path: str) -> "tuple[dict[str, Any], list[str]]":
+    """Return our plugin object as the runtime would send it, and remarks about the chain it is in.
 
-    A plugin object alone needs neither; it gets the newest version and the name "explain".
+    The conflist's cniVersion and name are in it. A plugin object alone needs neither; it gets the newest
+    version and the name "explain". Raises `CniError` 6 or 7 for a file without an object of ours.
     """
     document = json_object(path)
     if "plugins" in document:
@@ -48,5 +50,8 @@ def plugin_object(path: str) -> "dict[str, Any]":
                 INVALID_NETCONF, f"{path}: no plugin of type {TYPE} in this conflist; its types: {types}"
             )
         inherited = {key: document[key] for key in ("cniVersion", "name") if key in document}
-        return {**ours[0], **inherited}
-    return {"cniVersion": netconf.VERSIONS[-1], "name": "explain", **document}
+        said = remarks.of_chain([plugin.get("type") for plugin in plugins], TYPE)
+        return {**ours[0], **inherited}, said
+    if document.get("type", TYPE) != TYPE:
+        raise bad_field(f"{path}: type", document["type"], f'"{TYPE}", or a conflist with "plugins"')
+    return {"cniVersion": netconf.VERSIONS[-1], "name": "explain", **document}, []

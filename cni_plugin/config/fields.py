@@ -5,7 +5,7 @@ dialects' reader and `explain` all loop over this table.
 """
 
 from cni_plugin.model import parse
-from cni_plugin.model.errors import bad_field
+from cni_plugin.model.errors import bad_field, no_field
 from cni_plugin.model.redirection import ALL_IDS, ALL_PORTS, ANYWHERE, Redirection, Spans, UidExclusion
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def redirection_fields(where: str, value: object) -> "dict[str, Any]":
     found = {}
     for key, item in value.items():
         if key not in FIELDS:
-            raise bad_field(f"{where}.{key}", item, "no such field; known are " + ", ".join(FIELDS))
+            raise no_field(where, key, item, FIELDS)
         field, read = FIELDS[key]
         found[field] = read(f"{where}.{key}", item)
     return found

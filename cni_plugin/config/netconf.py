@@ -89,7 +89,10 @@ def version(document: "dict[str, Any]") -> str:
     if not isinstance(found, str):
         raise bad_field("cniVersion", found, "a string", DECODING_FAILURE)
     if found not in VERSIONS:
-        raise bad_field("cniVersion", found, "one of " + ", ".join(VERSIONS), INCOMPATIBLE_VERSION)
+        expected = "one of " + ", ".join(VERSIONS)
+        if "cniVersion" not in document:
+            expected += " (where it is not written it is 0.1.0)"
+        raise bad_field("cniVersion", found, expected, INCOMPATIBLE_VERSION)
     return found
 
 

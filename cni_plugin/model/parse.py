@@ -7,7 +7,7 @@ so that "what may a value look like?" has one place to look.
 
 from _socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 
-from cni_plugin.model.errors import INVALID_NETCONF, CniError, bad_field
+from cni_plugin.model.errors import INVALID_NETCONF, CniError, bad_field, no_field
 from cni_plugin.model.redirection import (
     ALL_IDS,
     ALL_PORTS,
@@ -170,11 +170,14 @@ def uid_exclusions(field: str, value: object) -> "tuple[UidExclusion, ...]":
 
 
 def _uid_exclusion(field: str, item: object) -> UidExclusion:
-    if not isinstance(item, dict) or "uids" not in item:
-        raise bad_field(field, item, 'an object with "uids", and perhaps "ports" and "protocol"')
+    expected = 'an object with "uids", and perhaps "ports" and "protocol"'
+    if not isinstance(item, dict):
+        raise bad_field(field, item, expected)
     for key in item:
         if key not in ("uids", "ports", "protocol"):
-            raise bad_field(f"{field}.{key}", item[key], 'no key but "uids", "ports" and "protocol"')
+            raise no_field(field, key, item[key], ("uids", "ports", "protocol"))
+    if "uids" not in item:
+        raise bad_field(field, item, expected)
     protocol = choice(f"{field}.protocol", item.get("protocol", "any"), ("tcp", "udp", "any"))
     return UidExclusion(
         uids=ids(f"{field}.uids", item["uids"]),

@@ -4,9 +4,11 @@ A skip is allowed only when the probe says that the kernel lacks the feature. Wh
 options promise it, a failing probe is a failing test. What was lacking is kept for the summary (tests/conftest.py).
 """
 
+import glob
 import gzip
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -105,6 +107,18 @@ def _mptcp() -> None:
     socket.socket(socket.AF_INET, socket.SOCK_STREAM, IPPROTO_MPTCP).close()
 
 
+def _containers() -> None:
+    """Try what a container needs beside a netns: mounts, a pid namespace and a cgroup of its own."""
+    alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+    done = subprocess.run([*alone, "mount", "-t", "tmpfs", "none", "/run"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    # Version 2 has its files at the top, version 1 a directory per controller.
+    tops = glob.glob("/sys/fs/cgroup/cgroup.procs") + glob.glob("/sys/fs/cgroup/*/cgroup.procs")
+    if not any(os.access(top, os.W_OK) for top in tops):
+        raise RuntimeError("no cgroup hierarchy is mounted, writable, at /sys/fs/cgroup")
+
+
 FEATURES = {
     "nftables": Feature(
         _nftables, ("CONFIG_NF_TABLES_INET", "CONFIG_NFT_NAT", "CONFIG_NFT_REDIR", "CONFIG_NFT_TPROXY")
@@ -112,6 +126,7 @@ FEATURES = {
     "iptables": Feature(
         _iptables, ("CONFIG_IP_NF_NAT", "CONFIG_IP6_NF_NAT", "CONFIG_NETFILTER_XT_TARGET_TPROXY")
     ),
+    "containers": Feature(_containers, ("CONFIG_PID_NS", "CONFIG_CGROUP_PIDS")),
     "user namespaces": Feature(_user_namespaces, ("CONFIG_USER_NS",)),
     "mptcp": Feature(_mptcp, ("CONFIG_MPTCP", "CONFIG_MPTCP_IPV6")),
 }

@@ -134,7 +134,7 @@ class Node:
         self.directory = directory
         self.bin = self._made("bin")
         self.state = self._made("state")
-        self._net_d = self._made("net.d")
+        self.net_d = self._made("net.d")
         self._var_lib = self._made("var-lib")
         for tool in os.listdir(TOOLS):
             os.symlink(os.path.join(TOOLS, tool), os.path.join(self.bin, tool))
@@ -168,7 +168,7 @@ class Node:
     def network(self, name: str, *plugins: dict[str, Any], version: str = "1.1.0") -> str:
         """Write the conflist of these plugins and return the network's name."""
         text = json.dumps({"cniVersion": version, "name": name, "plugins": plugins}, indent=2)
-        with open(os.path.join(self._net_d, f"{name}.conflist"), "w", encoding="utf-8") as file:
+        with open(os.path.join(self.net_d, f"{name}.conflist"), "w", encoding="utf-8") as file:
             file.write(text)
         return name
 
@@ -219,7 +219,7 @@ class Node:
             [*line, os.path.join(self.bin, "cnitool"), verb, network, pod.path],
             env={
                 "PATH": os.environ["PATH"],
-                "NETCONFPATH": self._net_d,
+                "NETCONFPATH": self.net_d,
                 "CNI_PATH": self.bin,
                 "CNI_ARGS": args,
                 "CAP_ARGS": json.dumps(capabilities or {}),
