@@ -50,7 +50,7 @@ class Iptables:
         undo = routes.add(redirection, families)
         try:
             self._replace({family: lines(rules, family) if family in families else {} for family in (4, 6)})
-        except (OSError, Unsupported):
+        except BaseException:
             undo()
             raise
 

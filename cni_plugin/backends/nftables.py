@@ -49,9 +49,9 @@ class Nftables:
                 if error.errno != errno.EEXIST:
                     raise
                 _batch(rules, replace=True).commit()
-        except NetlinkError as error:
+        except BaseException as error:
             undo()
-            if error.errno in _LACKS:
+            if isinstance(error, NetlinkError) and error.errno in _LACKS:
                 raise Unsupported(f"nf_tables lacks what a rule needs: {error.strerror}") from None
             raise
 
