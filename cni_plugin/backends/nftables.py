@@ -64,7 +64,7 @@ class Nftables:
             if error.errno != errno.ENOENT:
                 raise
             found = []
-        if not any(form[0] == "chain" for form in found):
+        if not found:
             return [f"table inet {TABLE} is missing", *routes.check(redirection, families)]
         return _differences(wanted, found) + routes.check(redirection, families)
 
