@@ -33,6 +33,8 @@ def main() -> int:
     out = _guard()
     # As for SIGINT, an exception: a verb undoes its half-done work, and the runtime gets an answer.
     _signal.signal(_signal.SIGTERM, _signal.default_int_handler)
+    # A caller that ignores it hands that down, and then the kernel keeps no child's status for us.
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     answer, code = _served()
     return code if _written(out, answer) else 1
 

@@ -6,7 +6,7 @@ Long because making the text, reading it back and comparing the two are one gram
 """
 
 from cni_plugin.backends import routes, xtables
-from cni_plugin.backends.common import NO_RECORD, WHY, Unsupported
+from cni_plugin.backends.common import NO_RECORD, WHY
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel.process import Failed
 from cni_plugin.model.parse import address_text, prefix_text
@@ -50,7 +50,7 @@ class Iptables:
         undo = routes.add(redirection, families)
         try:
             self._replace({family: lines(rules, family) if family in families else {} for family in (4, 6)})
-        except (OSError, Unsupported):
+        except BaseException:
             undo()
             raise
 

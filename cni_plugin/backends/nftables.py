@@ -49,9 +49,9 @@ class Nftables:
                 if error.errno != errno.EEXIST:
                     raise
                 _batch(rules, replace=True).commit()
-        except NetlinkError as error:
+        except BaseException as error:
             undo()
-            if error.errno in _LACKS:
+            if isinstance(error, NetlinkError) and error.errno in _LACKS:
                 raise Unsupported(f"nf_tables lacks what a rule needs: {error.strerror}") from None
             raise
 
@@ -64,7 +64,7 @@ class Nftables:
             if error.errno != errno.ENOENT:
                 raise
             found = []
-        if not any(form[0] == "chain" for form in found):
+        if not found:
             return [f"table inet {TABLE} is missing", *routes.check(redirection, families)]
         return _differences(wanted, found) + routes.check(redirection, families)
 

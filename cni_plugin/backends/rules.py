@@ -448,6 +448,8 @@ def _is_loopback(address: bytes) -> bool:
 
 
 def _uid_exclusion(number: int, exclusion: UidExclusion, protocols: "Iterable[str]") -> "list[Rule]":
+    if not exclusion.uids or not exclusion.ports:
+        return []
     uids = _ids(f"exclude_outbound_ports_for_uids_{number}", "uid", exclusion.uids)
     ports = _ports(f"exclude_outbound_ports_for_uids_{number}_ports", exclusion.ports)
     wanted = [protocol for protocol in protocols if protocol in exclusion.protocols]

@@ -3,6 +3,7 @@
 import pytest
 
 from cni_plugin.backends import iptables, python_iptables, xtables
+from cni_plugin.backends.common import Unsupported
 from cni_plugin.backends.iptables import Iptables, lines, ours, render
 from cni_plugin.backends.rules import ruleset
 from cni_plugin.kernel.netns import entered
@@ -150,7 +151,5 @@ def test_without_any_way_to_write_rules_the_reason_is_said(tmp_path, monkeypatch
     """A host without iptables gets a traceback, or the next backend is not tried."""
     monkeypatch.setattr(iptables.xtables.process, "DIRECTORIES", (str(tmp_path),))
     monkeypatch.setattr(python_iptables.sys, "path", [])
-    with pytest.raises(
-        iptables.Unsupported, match=r"no working iptables-restore .*python-iptables is not installed"
-    ):
+    with pytest.raises(Unsupported, match=r"no working iptables-restore .*python-iptables is not installed"):
         Iptables(str(tmp_path)).probe(PLAIN, (4, 6))

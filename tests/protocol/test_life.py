@@ -152,3 +152,35 @@ def test_del_with_a_state_dir_that_is_none(call, empty):
     call("DEL").success()
     assert effects.everything(sandbox) == before
     assert call("GC", **{"cni.dev/valid-attachments": []}).code == 0
+
+
+def test_a_caller_that_ignores_its_children(call):
+    """Red: SIGCHLD is ignored where the runtime ignores it, and no child's success can be told from failure."""
+    done = subprocess.run(
+        ["/bin/bash", "-c", f"trap '' CHLD; exec {call.executable}"],
+        input=json.dumps(call.netconf(redirection=OWNED, backends=["iptables"])).encode(),
+        env={**call.env, "CNI_COMMAND": "ADD"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+@pytest.mark.parametrize("nothing", [{"uids": [5], "ports": []}, {"uids": [], "ports": [80]}], ids=str)
+def test_an_exclusion_of_nothing_excludes_nothing(call, backend, nothing):
+    """Red: an empty list in a list is refused by the kernel's tools, or taken for everything."""
+    redirection = {**OWNED, "excludeOutboundPortsForUids": [nothing]}
+    call("ADD", redirection=redirection, backends=[backend]).success()
+    call("CHECK", redirection=redirection, prevResult=PREV).success()
+
+
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_redirection_without_rules(call, empty, backend):
+    """Red: both directions off is no rule at all, and CHECK misses the rules."""
+    sandbox, before = empty
+    redirection = {**OWNED, "inbound": "off", "outbound": "off"}
+    call("ADD", redirection=redirection, backends=[backend]).success()
+    call("CHECK", redirection=redirection, prevResult=PREV).success()
+    call("DEL").success()
+    assert effects.everything(sandbox) == before
