@@ -20,7 +20,12 @@ _NAMED = 3
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any
+else:
+    import _signal  # `signal` itself imports enum, 4 ms
+
+Attachment = tuple[str, str]  # container id, ifname
 
 
 def add(request: Request) -> "dict[str, Any]":
@@ -31,17 +36,16 @@ def add(request: Request) -> "dict[str, Any]":
     decision = dialect.decide(conf, request.args, addresses)
     decided = time.monotonic()
     _refuse(decision)
-    earlier = _record(conf, request.container_id, request.ifname, lenient=True)
     draft = _draft(request)
-    try:
-        record = _new_record(request, decision)
-        if decision.redirection is not None or (earlier and earlier.get("backend")):
-            record |= _act(request, decision.redirection, addresses, earlier)
-        record["timings"] = _milliseconds(started, decided, time.monotonic())
-    except BaseException:
-        draft.abandon()
-        raise
-    _commit(request, draft, record)
+    with _undisturbed():
+        try:
+            record = _new_record(request, decision)
+            record |= _act(request, decision.redirection, addresses, draft, record)
+            record["timings"] = _milliseconds(started, decided, time.monotonic())
+        except BaseException:
+            draft.abandon()
+            raise
+        _commit(request, draft, record)
     _log(request, "warn" if decision.warnings else "info", record)
     return result.convert(conf.prev_result, conf.cni_version)
 
@@ -49,18 +53,20 @@ def add(request: Request) -> "dict[str, Any]":
 def delete(request: Request) -> None:
     """Remove the redirection and its record; again, without netns or after a reboot, it does nothing."""
     conf = request.netconf
-    record = _record(conf, request.container_id, request.ifname, lenient=True)
-    _remove(conf, request.netns, record)
+    attachment = (request.container_id, request.ifname)
+    draft = None
     try:
-        state.remove(conf.state_dir, request.container_id, request.ifname)
-    except OSError as error:
-        raise _state_failed(conf, error) from None
+        if state.exists(conf.state_dir, *attachment):
+            draft = state.Draft(conf.state_dir, *attachment)
+    except OSError:
+        pass  # a full disk must not keep a sandbox for ever
+    record = _forget(conf, attachment, request.netns, draft)
     _log(request, "info", record or {})
 
 
 def check(request: Request) -> None:
     """Raise error 104, naming what is missing, changed or added, unless all is as ADD left it."""
-    record = _record(request.netconf, request.container_id, request.ifname)
+    record = _record(request.netconf, (request.container_id, request.ifname))
     if record is None:
         raise CniError(
             errors.CHECK_FAILED, "no record of this attachment: ADD did not run, or its state is lost"
@@ -88,18 +94,16 @@ def gc(request: Request) -> None:
         # `cnitool gc` sends no list: libcni has sent a DEL for what it knew; nothing is known to be stale.
         return
     failed = []
-    for container_id, ifname in list(state.attachments(conf.state_dir)):
-        if (container_id, ifname) in conf.valid_attachments:
-            continue
-        record = _record(conf, container_id, ifname, lenient=True)
-        # A record that cannot be read names no network; DEL by its container still finds it.
-        if record is None or record.get("network") != conf.name:
-            continue
-        try:
-            _remove(conf, record["netns"], record, stale=True)
-            state.remove(conf.state_dir, container_id, ifname)
-        except (CniError, OSError) as error:
-            failed.append(f"{container_id}:{ifname}: {error}")
+    try:
+        known = state.attachments(conf.state_dir)
+    except OSError as error:
+        raise _state_failed(conf, error) from None
+    for attachment in known:
+        if attachment not in conf.valid_attachments:
+            try:
+                _collect(conf, attachment)
+            except CniError as error:
+                failed.append(f"{':'.join(attachment)}: {error}")
     if failed:
         message = f"{len(failed)} stale attachments could not be removed"
         raise CniError(errors.APPLY_FAILED, message, "\n".join(failed))
@@ -140,9 +144,15 @@ def _act(
     request: Request,
     redirection: Redirection | None,
     addresses: list[bytes],
-    earlier: "dict[str, Any] | None",
+    draft: state.Draft,
+    record: "dict[str, Any]",
 ) -> "dict[str, Any]":
-    """Replace what `earlier` left in the netns by `redirection`; return the record's part of it."""
+    """Replace what earlier ADDs left in the netns by `redirection`; return the rest of `record`."""
+    conf = request.netconf
+    earlier, damaged = _recalled(conf, (request.container_id, request.ifname))
+    unclear = damaged or draft.unfinished is not None
+    if redirection is None and not unclear and not (earlier and earlier.get("backend")):
+        return {}
     from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
 
     if netns.is_own(request.netns):
@@ -152,29 +162,102 @@ def _act(
     families = () if redirection is None else effective_families(redirection, addresses)
     try:
         with netns.entered(request.netns):
-            return attach.replace(request.netconf, redirection, families, earlier)
+            if unclear:
+                attach.sweep(conf, draft.unfinished)
+                draft.settled()
+            draft.begin({**record, "families": list(families), "netnsCookie": netns.cookie()})
+            return attach.replace(conf, redirection, families, earlier)
     except netns.EnterFailed as error:
         raise _netns_failed(request, error) from None
+    except OSError as error:
+        raise _state_failed(conf, error) from None
 
 
-def _remove(conf: Netconf, path: str, record: "dict[str, Any] | None", stale: bool = False) -> None:
-    """Remove from the netns at `path`, if it is there, what `record` says.
+def _collect(conf: Netconf, attachment: Attachment) -> None:
+    """Remove a stale attachment of this network, unless a call is just at work on it."""
+    record, damaged = _recalled(conf, attachment)
+    # A record that cannot be read names no network; DEL by its container still finds it.
+    if damaged or (record is not None and record.get("network") != conf.name):
+        return
+    try:
+        draft = state.Draft(conf.state_dir, *attachment, wait=False)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        raise _state_failed(conf, error) from None
+    known = record or draft.unfinished
+    if known is not None and known.get("network") == conf.name:
+        _forget(conf, attachment, str(known.get("netns", "")), draft)
+    else:
+        draft.abandon()
 
-    A `stale` record's path may be another pod's by now, so its netns must be the one it knew.
+
+def _forget(
+    conf: Netconf, attachment: Attachment, path: str, draft: state.Draft | None
+) -> "dict[str, Any] | None":
+    """Remove an attachment's redirection from the netns at `path`, then its record, which is returned."""
+    try:
+        record, _ = _recalled(conf, attachment)
+        _remove(conf, attachment, path, record, draft.unfinished if draft else None)
+        state.remove(conf.state_dir, *attachment)
+        if draft:
+            draft.settled()
+    except OSError as error:
+        raise _state_failed(conf, error) from None
+    finally:
+        if draft:
+            draft.abandon()
+    return record
+
+
+def _remove(
+    conf: Netconf,
+    attachment: Attachment,
+    path: str,
+    record: "dict[str, Any] | None",
+    unfinished: "dict[str, Any] | None" = None,
+) -> None:
+    """Remove from the netns at `path`, if it is there, what `record` says and what is `unfinished`.
+
+    With neither, whatever of ours is there.
     """
-    if not path or netns.is_own(path) or (record is not None and not record.get("backend")):
+    made = record is None or bool(record.get("backend"))
+    if not path or netns.is_own(path) or not (made or unfinished is not None):
         return
     from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
 
     try:
         with netns.entered(path):
-            if not stale or netns.cookie() == (record or {}).get("netnsCookie"):
+            if _is_of_another(conf, attachment, record or unfinished):
+                return
+            if record is None or unfinished is not None:
+                attach.sweep(conf, unfinished)
+            if record is not None and made:
                 attach.remove(conf, record)
     except netns.EnterFailed as error:
         # A namespace that is gone took its rules with it.
         if not error.gone:
             message = f"the redirection cannot be removed: {path} cannot be entered: {error.strerror}"
             raise CniError(errors.NETNS_FAILED, message) from None
+
+
+def _is_of_another(conf: Netconf, attachment: Attachment, known: "dict[str, Any] | None") -> bool:
+    """Tell whether the redirection in this netns is another attachment's.
+
+    Paths are used again, cookies are not; and a sandbox may have several interfaces, but has one redirection.
+    """
+    here = netns.cookie()
+    if not here:
+        return False
+    if known and known.get("netnsCookie", here) != here:
+        return True
+    for other in state.attachments(conf.state_dir):
+        if other == attachment or (known and other[0] != attachment[0]):
+            continue
+        record, _ = _recalled(conf, other)
+        if record and record.get("backend") and record.get("netnsCookie") == here:
+            return True
+    return False
 
 
 def _netns_failed(request: Request, error: netns.EnterFailed) -> CniError:
@@ -184,19 +267,45 @@ def _netns_failed(request: Request, error: netns.EnterFailed) -> CniError:
     return CniError(errors.NETNS_FAILED, f"CNI_NETNS {request.netns} cannot be entered: {error.strerror}")
 
 
+class _undisturbed:  # noqa: N801 - read as `with _undisturbed():`
+    """Let a signal wait until what is begun is done: half of it would be nobody's to undo."""
+
+    _WAITING = (_signal.SIGTERM, _signal.SIGINT)
+
+    def __enter__(self) -> None:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, self._WAITING)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        # Too late to stop what is done: the answer says that it is.
+        while kind is None and _signal.sigtimedwait(self._WAITING, 0):
+            pass
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+
 # -- records ---------------------------------------------------------------------------------------
 
 
-def _record(conf: Netconf, container_id: str, ifname: str, lenient: bool = False) -> "dict[str, Any] | None":
-    """Return the attachment's record, or None; `lenient` takes a damaged one for none."""
+def _record(conf: Netconf, attachment: Attachment) -> "dict[str, Any] | None":
+    """Return the attachment's record, or None if there is none. Raises `CniError` for a damaged one."""
     try:
-        return state.load(conf.state_dir, container_id, ifname)
+        record = state.load(conf.state_dir, *attachment)
+        if record and record.get("backend"):
+            from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
+
+            attach.readable(record)
     except (OSError, ValueError) as error:
-        if lenient and isinstance(error, ValueError):
-            return None
         raise CniError(
             errors.STATE_FAILED, f"the record in {conf.state_dir} cannot be read: {error}"
         ) from None
+    return record
+
+
+def _recalled(conf: Netconf, attachment: Attachment) -> "tuple[dict[str, Any] | None, bool]":
+    """Return the attachment's record, and whether it is None because it is damaged."""
+    try:
+        return _record(conf, attachment), False
+    except CniError:
+        return None, True
 
 
 def _new_record(request: Request, decision: Decision) -> "dict[str, Any]":
@@ -235,7 +344,7 @@ def _commit(request: Request, draft: state.Draft, record: "dict[str, Any]") -> N
         draft.commit(record)
     except OSError as error:
         try:
-            _remove(request.netconf, request.netns, record)
+            _remove(request.netconf, (request.container_id, request.ifname), request.netns, record)
         except CniError:
             pass  # the failure to report is the first one
         raise _state_failed(request.netconf, error) from None

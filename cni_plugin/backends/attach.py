@@ -6,7 +6,7 @@ Every function raises `CniError`.
 
 from cni_plugin import backends
 from cni_plugin.backends import routes
-from cni_plugin.backends.common import Unsupported
+from cni_plugin.backends.common import NO_RECORD, Unsupported
 from cni_plugin.config import fields
 from cni_plugin.kernel import netns
 from cni_plugin.model.errors import APPLY_FAILED, NO_BACKEND, CniError
@@ -64,16 +64,38 @@ def _retire(conf: "Netconf", earlier: "Record", made: "Record", kept: Redirectio
         raise CniError(APPLY_FAILED, f"the earlier redirection cannot be removed: {error}") from None
 
 
-def remove(conf: "Netconf", record: "Record | None") -> None:
-    """Remove what `record` says; without a record, whatever of ours is found."""
+def remove(conf: "Netconf", record: "Record") -> None:
+    """Remove what `record` says."""
     try:
-        if record is None:
-            for name in backends.NAMES:
-                backends.load(name, conf.state_dir).delete()
-        else:
-            backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
+        backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
     except (OSError, Unsupported) as error:
         raise CniError(APPLY_FAILED, f"the redirection cannot be removed: {error}") from None
+
+
+def sweep(conf: "Netconf", unfinished: "Record | None") -> None:
+    """Remove whatever of ours is found, of every backend, and what an `unfinished` ADD made beside rules."""
+    try:
+        redirection = fields.from_json("record.redirection", (unfinished or {})["redirection"])
+    except (CniError, KeyError):
+        redirection = NO_RECORD
+    for name in backends.NAMES:
+        try:
+            backends.load(name, conf.state_dir).delete(redirection)
+        except Unsupported:
+            pass  # what cannot work here has made nothing here
+        except OSError as error:
+            raise CniError(APPLY_FAILED, f"the redirection cannot be removed: {error}") from None
+
+
+def readable(record: "Record") -> None:
+    """Raise `ValueError` if `record`, which names a backend, does not say what it made."""
+    try:
+        known = record["backend"] in backends.NAMES and isinstance(record["netns"], str)
+        _, families = _recorded(record)
+    except (CniError, KeyError, TypeError) as error:
+        raise ValueError(str(error)) from None
+    if not known or not set(families) <= {4, 6}:
+        raise ValueError("backend, netns or families are not ours")
 
 
 def differences(conf: "Netconf", record: "Record") -> "list[str]":

@@ -166,7 +166,7 @@ def chain_name(name: str) -> str:
 
 def _chain(chain: Chain, family: int) -> "Iterator[str]":
     for rule in chain.rules:
-        if rule.family in (0, family):
+        if rule.family in (0, family) and not rule.wildcard:
             for condition in _conditions(rule):
                 yield f"-A {chain_name(chain.name)}{condition} {_verdict(rule.verdict, family)}"
 

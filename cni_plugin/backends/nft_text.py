@@ -96,6 +96,8 @@ def _socket_state(rule: Rule) -> "Iterator[str]":
         yield "fib saddr type local"
     if rule.local_destination:
         yield "fib daddr type local"
+    if rule.wildcard:
+        yield "socket wildcard 1"
     if rule.transparent:
         yield "socket transparent 1"
 

@@ -227,6 +227,8 @@ def _socket_state(rule: Rule) -> bytes:
         parts.append(nft.local_address(source=True))
     if rule.local_destination:
         parts.append(nft.local_address(source=False))
+    if rule.wildcard:
+        parts.append(nft.wildcard())
     if rule.transparent:
         parts.append(nft.transparent())
     return b"".join(parts)

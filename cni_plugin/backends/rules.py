@@ -79,6 +79,7 @@ class Rule(Value):
     connmark: int = 0
     invalid: bool = False
     transparent: bool = False  # belongs to a transparent socket
+    wildcard: bool = False  # belongs to a listener on all addresses, which xt_socket never finds
     local_source: bool = False
     local_destination: bool = False
 
@@ -322,12 +323,13 @@ class _Plan:
         if tproxy:
             chains.append(Chain(name="to_proxy", table="mangle", hook="", rules=self.to_proxy()))
             chains.append(Chain(name="inbound", table="mangle", hook="", rules=self.tproxy_inbound()))
-            # Forwarded traffic of guests first: to nf_tables any packet to the proxy's port, wherever it is
-            # going, belongs to the proxy's listener on all addresses.
+            # What guests send is outbound traffic.
             rules += [Rule(row="I5", iif=name, verdict=RETURN) for name in r.virtual_interfaces]
             rules += [
                 Rule(row="tproxy", protocol="tcp", mark=r.tproxy_mark, verdict=SAVE_MARK),
                 Rule(row="tproxy", protocol="tcp", syn=True, verdict=("goto", "inbound")),
+                # To nf_tables any other packet to the proxy's port, wherever it is going, is its listener's.
+                Rule(row="tproxy", protocol="tcp", wildcard=True, verdict=RETURN),
                 Rule(row="tproxy", protocol="tcp", transparent=True, verdict=("mark", r.tproxy_mark)),
             ]
         if rules:

@@ -30,7 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-# An object as it compares: ("chain" | "set" | "element" | "rule", its name or its chain's, ...).
+# An object as it compares: ("table" | "chain" | "set" | "element" | "rule", its name or its chain's, ...).
 Form = tuple[object, ...]
 
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
@@ -44,6 +44,7 @@ _META_MARK, META_IIFNAME, META_OIFNAME, META_SKUID, META_SKGID = 3, 6, 7, 10, 11
 _META_NFPROTO, _META_L4PROTO = 15, 16
 _CT_STATE, _CT_MARK, _CT_ZONE = 0, 3, 17
 _NF_CT_STATE_INVALID = 1
+_SOCKET_TRANSPARENT, _SOCKET_WILDCARD = 0, 2
 _RTN_LOCAL = 2  # linux/rtnetlink.h
 _RANGE_MAP_IPS, _RANGE_PROTO_SPECIFIED = 1, 2  # linux/netfilter/nf_nat.h
 _SET_INTERVAL, _ELEM_INTERVAL_END = 4, 1
@@ -177,7 +178,12 @@ def local_address(source: bool) -> bytes:
 
 def transparent() -> bytes:
     """Match `socket transparent 1`."""
-    return _expr("socket", be32(1, 0) + be32(2, _REG_1)) + _cmp(b"\1")
+    return _expr("socket", be32(1, _SOCKET_TRANSPARENT) + be32(2, _REG_1)) + _cmp(b"\1")
+
+
+def wildcard() -> bytes:
+    """Match `socket wildcard 1`; never a connection that is being set up (nft_socket.c)."""
+    return _expr("socket", be32(1, _SOCKET_WILDCARD) + be32(2, _REG_1)) + _cmp(b"\1")
 
 
 def verdict(name: str, chain: str = "") -> bytes:
@@ -305,7 +311,7 @@ class Batch:
             link.close()
 
     def objects(self) -> "list[Form]":
-        """Return the canonical form of everything in the batch but the table, to compare with `dump`."""
+        """Return the canonical form of everything in the batch, to compare with `dump`."""
         found: list[Form] = []
         for raw in self._messages:
             if raw[4] in _FORMS:
@@ -345,11 +351,12 @@ def exists(table: str, nfproto: int = INET) -> bool:
 
 
 def dump(table: str) -> "list[Form]":
-    """Read every chain, set, element and rule of `table` in canonical form, in the kernel's order."""
+    """Read `table`, its chains, sets, elements and rules in canonical form, in the kernel's order."""
     link = Netlink(NETLINK_NETFILTER)
     try:
         found: list[Form] = []
-        for get, new in ((_GETCHAIN, _NEWCHAIN), (_GETSET, _NEWSET), (_GETRULE, _NEWRULE)):
+        kinds = ((_GETTABLE, _NEWTABLE), (_GETCHAIN, _NEWCHAIN), (_GETSET, _NEWSET), (_GETRULE, _NEWRULE))
+        for get, new in kinds:
             for fields in _dump(link, get, text(1, table), table):
                 found += _FORMS[new](fields)
         for name in [form[1] for form in found if form[0] == "set"]:
@@ -380,9 +387,15 @@ def _string(data: bytes) -> str:
     return data.rstrip(b"\0").decode("utf-8", "replace")
 
 
+def _table_form(fields: "dict[int, bytes]") -> "list[Form]":
+    # Its flags: a dormant table is there, whole, and does nothing.
+    return [("table", _string(fields[1]), fields[2])]
+
+
 def _chain_form(fields: "dict[int, bytes]") -> "list[Form]":
     hook = {kind: data for kind, data in attrs(fields.get(4, b"")) if kind in (1, 2)}
-    return [("chain", _string(fields[3]), tuple(sorted(hook.items())), _string(fields.get(7, b"")))]
+    policy = fields.get(5, b"")
+    return [("chain", _string(fields[3]), tuple(sorted(hook.items())), policy, _string(fields.get(7, b"")))]
 
 
 def _set_form(fields: "dict[int, bytes]") -> "list[Form]":
@@ -431,6 +444,7 @@ def _nested(data: bytes) -> bool:
 
 
 _FORMS: "dict[int, Callable[[dict[int, bytes]], list[Form]]]" = {
+    _NEWTABLE: _table_form,
     _NEWCHAIN: _chain_form,
     _NEWSET: _set_form,
     _NEWSETELEM: _element_forms,

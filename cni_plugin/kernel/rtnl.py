@@ -28,6 +28,7 @@ _IFF_UP = 1
 LOOPBACK_INDEX = 1  # lo is the first device of every network namespace (include/net/net_namespace.h)
 _RTN_LOCAL, _RT_SCOPE_HOST, _RTPROT_STATIC, _FR_ACT_TO_TBL = 2, 254, 4, 1
 _RTA_OIF, _RTA_TABLE, _FRA_PRIORITY, _FRA_FWMARK, _FRA_TABLE = 4, 15, 6, 10, 15
+_FRA_FWMASK, _FRA_INTERFACES, _INVERT = 16, {3, 17}, 2  # linux/fib_rules.h; FRA_IIFNAME, FRA_OIFNAME
 # Just before the main table (32766). Without a priority the kernel takes equal rules for different ones.
 _PRIORITY = 32765
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_F_NODAD = 1, 2, 2
@@ -106,7 +107,10 @@ class Routes:
             message(_GETRULE, NLM_F_REQUEST | NLM_F_DUMP, 1, pack("=BBBBBBBBI", _AF[family], *[0] * 8))
         ):
             found = dict(attrs(body[12:]))
-            if found.get(_FRA_FWMARK) == pack("=I", mark) and found.get(_FRA_TABLE) == pack("=I", table):
+            wanted = dict(attrs(_rule(family, mark, table)[12:])) | {_FRA_FWMASK: b"\xff" * 4}
+            # Whole: with one more selector, inverted, or after the main table it is another rule.
+            plain = body[1:3] == b"\0\0" and body[7] == _FR_ACT_TO_TBL and not body[8] & _INVERT
+            if plain and wanted.items() <= found.items() and not found.keys() & _FRA_INTERFACES:
                 return True
         return False
 
@@ -122,11 +126,13 @@ class Routes:
         """Tell whether that route is there."""
         request = pack("=BBBBBBBBI", _AF[family], 0, 0, 0, 0, 0, 0, _RTN_LOCAL, 0) + u32(_RTA_TABLE, table)
         try:
-            return bool(self._link.ask(message(_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, request)))
+            found = self._link.ask(message(_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, 1, request))
         except OSError as error:
             if error.errno not in _GONE:  # a table nobody ever used is ENOENT
                 raise
-        return False
+            return False
+        lo = pack("=I", LOOPBACK_INDEX)
+        return any(body[1] == 0 and dict(attrs(body[12:])).get(_RTA_OIF) == lo for body in found)
 
 
 def _address(address: bytes) -> bytes:

@@ -83,6 +83,14 @@ BREAKS: dict[str, tuple[Any, str]] = {
         lambda n: n.run("nft", "add", "element", "inet", TABLE, "exclude_inbound_ports", "{ 80 }"),
         "element of set exclude_inbound_ports is not ours",
     ),
+    "the table asleep": (
+        lambda n: n.run("nft", "-f", "-", text=f"table inet {TABLE} {{ flags dormant; }}\n"),
+        f"table {TABLE} is changed",
+    ),
+    "a policy changed": (
+        lambda n: n.run("nft", "-f", "-", text=f"chain inet {TABLE} nat_output {{ policy drop; }}\n"),
+        "chain nat_output is changed",
+    ),
     "the table gone": (
         lambda n: n.run("nft", "delete", "table", "inet", TABLE),
         "table inet mesh_redirect is missing",
@@ -126,6 +134,36 @@ def test_check_sees_tproxy_routes(namespace: Namespace) -> None:
         namespace.run("ip", "route", "flush", "table", "133")
         assert BACKEND.check(redirection, (4, 6)) == [
             "ip -4 route local default dev lo table 133 is missing",
+            "ip -6 rule fwmark 0x539 lookup 133 is missing",
+        ]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        ("from", "192.0.2.1", "fwmark", "1337", "lookup", "133", "priority", "32765"),
+        ("fwmark", "1337", "iif", "lo", "lookup", "133", "priority", "32765"),
+        ("not", "fwmark", "1337", "lookup", "133", "priority", "32765"),
+        ("fwmark", "1337", "lookup", "133", "priority", "40000"),
+        ("fwmark", "1337/0xffff0", "lookup", "133", "priority", "32765"),
+    ],
+    ids=" ".join,
+)
+def test_check_takes_no_other_route_for_tproxys(namespace: Namespace, rule: tuple[str, ...]) -> None:
+    """tproxy's rule or route matches less than it did, traffic is lost, and CHECK finds something like it."""
+    redirection = PLAIN.replace(inbound="tproxy")
+    with entered(namespace.path):
+        BACKEND.add(redirection, (4, 6))
+        for version in ("-4", "-6"):
+            namespace.run("ip", version, "route", "flush", "table", "133")
+            namespace.run("ip", version, "rule", "del", "fwmark", "1337", "lookup", "133")
+        namespace.run("ip", "-4", "route", "add", "local", "192.0.2.0/24", "dev", "lo", "table", "133")
+        namespace.run("ip", "-6", "route", "add", "local", "2001:db8::/32", "dev", "lo", "table", "133")
+        namespace.run("ip", "-4", "rule", "add", *rule)
+        assert BACKEND.check(redirection, (4, 6)) == [
+            "ip -4 route local default dev lo table 133 is missing",
+            "ip -4 rule fwmark 0x539 lookup 133 is missing",
+            "ip -6 route local default dev lo table 133 is missing",
             "ip -6 rule fwmark 0x539 lookup 133 is missing",
         ]
 

@@ -537,6 +537,14 @@ VIRTUAL = [
         "outside",
     ),
     ("not virtual", "I5", {"include_inbound_ports": ()}, guest("service"), "outside"),
+    (
+        "not virtual, by tproxy, to somebody's port of the same number",
+        "I5",
+        {"inbound": "tproxy", "include_inbound_ports": ()},
+        guest("service", INBOUND_PORT),
+        "outside",
+    ),
+    ("not virtual, by tproxy, forwarded", "I4", {"inbound": "tproxy"}, guest("service"), "inbound"),
     ("IPv4 only, IPv6", "I5", GUESTS, guest("service"), "outside", (4,), (6,)),
 ]
 

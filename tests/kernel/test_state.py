@@ -13,7 +13,7 @@ def test_a_record_comes_back(tmp_path) -> None:
     state.Draft(str(tmp_path), "c1", "eth0").commit({"a": [1, "ü"]})
     assert state.load(str(tmp_path), "c1", "eth0") == {"a": [1, "ü"]}
     assert state.load(str(tmp_path), "c1", "eth1") is None
-    assert list(state.attachments(str(tmp_path))) == [("c1", "eth0")]
+    assert state.attachments(str(tmp_path)) == [("c1", "eth0")]
 
 
 def test_an_abandoned_draft_leaves_the_old_record(tmp_path) -> None:
@@ -29,7 +29,7 @@ def test_remove_twice(tmp_path) -> None:
     state.Draft(str(tmp_path), "c1", "eth0").commit({})
     state.remove(str(tmp_path), "c1", "eth0")
     state.remove(str(tmp_path), "c1", "eth0")
-    assert list(state.attachments(str(tmp_path))) == []
+    assert state.attachments(str(tmp_path)) == []
 
 
 def test_damage_is_said(tmp_path) -> None:
@@ -40,13 +40,35 @@ def test_damage_is_said(tmp_path) -> None:
         state.load(str(tmp_path), "c1", "eth0")
 
 
-def test_drafts_of_dead_writers_are_dropped(tmp_path) -> None:
-    """Killed plugins fill the tmpfs with drafts, or a live one's draft is taken away."""
+def test_what_a_killed_writer_began_is_known(tmp_path) -> None:
+    """Rules that a killed ADD made are nobody's, or its draft stays for ever."""
+    pid = os.fork()
+    if pid == 0:
+        state.Draft(str(tmp_path), "c1", "eth0").begin({"a": 1})
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert state.attachments(str(tmp_path)) == [("c1", "eth0")]
+    second = state.Draft(str(tmp_path), "c1", "eth0")
+    assert second.unfinished == {"a": 1}
+    second.abandon()
+    third = state.Draft(str(tmp_path), "c1", "eth0")
+    assert third.unfinished == {"a": 1}
+    third.settled()
+    third.commit({"b": 2})
+    assert os.listdir(tmp_path / "attachments") == ["c1:eth0.json"]
+    fourth = state.Draft(str(tmp_path), "c1", "eth0")
+    assert fourth.unfinished is None
+    fourth.abandon()
+
+
+def test_one_call_at_a_time(tmp_path) -> None:
+    """Two calls for one attachment take each other's half for the whole."""
     mine = state.Draft(str(tmp_path), "c1", "eth0")
-    (tmp_path / "attachments" / ".draft-999999999-c2:eth0").write_text("{}")
-    assert list(state.attachments(str(tmp_path))) == []
-    assert os.listdir(tmp_path / "attachments") == [f".draft-{os.getpid()}-c1:eth0"]
-    mine.abandon()
+    with pytest.raises(BlockingIOError):
+        state.Draft(str(tmp_path), "c1", "eth0", wait=False)
+    state.Draft(str(tmp_path), "c2", "eth0", wait=False).abandon()
+    mine.commit({})
+    state.Draft(str(tmp_path), "c1", "eth0", wait=False).abandon()
 
 
 def test_records_are_for_root_only(tmp_path) -> None:
