@@ -122,10 +122,14 @@ def _called(fields: "dict[str, Any]", document: "dict[str, Any]") -> "dict[str, 
 
     from cni_plugin import verbs  # noqa: PLC0415 - a bad request is refused sooner, and stdout is guarded
 
-    if command == "ADD":
-        return verbs.add(asked)
     silent = {"DEL": verbs.delete, "CHECK": verbs.check, "GC": verbs.gc, "STATUS": verbs.status}
-    silent[command](asked)
+    try:
+        if command == "ADD":
+            return verbs.add(asked)
+        silent[command](asked)
+    except CniError as error:
+        verbs.log_failure(asked, error)
+        raise
     return None
 
 

@@ -35,7 +35,7 @@ def add(request: Request) -> "dict[str, Any]":
     addresses = result.addresses(conf.prev_result)
     decision = dialect.decide(conf, request.args, addresses)
     decided = time.monotonic()
-    _refuse(request, decision)
+    _refuse(decision)
     draft = _draft(request)
     with _undisturbed():
         try:
@@ -130,9 +130,7 @@ def status(request: Request) -> None:
 # -- deciding --------------------------------------------------------------------------------------
 
 
-def _refuse(request: Request, decision: Decision) -> None:
-    if decision.verdict in (RETRY, REJECT):
-        _log(request, "warn", _new_record(request, decision))
+def _refuse(decision: Decision) -> None:
     if decision.verdict == RETRY:
         raise CniError(errors.TRY_AGAIN_LATER, f"{decision.reason}: {decision.detail}")
     if decision.verdict == REJECT:
@@ -317,7 +315,7 @@ def _new_record(request: Request, decision: Decision) -> "dict[str, Any]":
         "ifname": request.ifname,
         "netns": request.netns,
         "network": request.netconf.name,
-        "pod": "/".join(filter(None, map(request.args.get, ("K8S_POD_NAMESPACE", "K8S_POD_NAME")))),
+        "pod": _pod(request),
         "mesh": decision.mesh,
         "verdict": decision.verdict,
         "reason": decision.reason,
@@ -327,6 +325,10 @@ def _new_record(request: Request, decision: Decision) -> "dict[str, Any]":
         "warnings": list(decision.warnings),
         "redirection": None if shown is None else fields.to_json(shown),
     }
+
+
+def _pod(request: Request) -> str:
+    return "/".join(filter(None, map(request.args.get, ("K8S_POD_NAMESPACE", "K8S_POD_NAME"))))
 
 
 def _draft(request: Request) -> state.Draft:
@@ -357,7 +359,6 @@ def _milliseconds(started: float, decided: float, done: float) -> "dict[str, flo
 
 
 _LOGGED = (
-    "pod",
     "network",
     "mesh",
     "verdict",
@@ -368,7 +369,15 @@ _LOGGED = (
     "backend",
     "refused",
     "timings",
+    "code",
+    "error",
 )
+
+
+def log_failure(request: Request, error: CniError) -> None:
+    """Log why the call fails: what the runtime makes of the answer is not always to be found."""
+    level = "warn" if error.code == errors.TRY_AGAIN_LATER else "error"
+    _log(request, level, {"code": error.code, "error": "; ".join(filter(None, (error.msg, error.details)))})
 
 
 def _log(request: Request, level: str, record: "dict[str, Any]") -> None:
@@ -378,5 +387,8 @@ def _log(request: Request, level: str, record: "dict[str, Any]") -> None:
         "containerId": request.container_id,
         "ifname": request.ifname,
     }
+    pod = record.get("pod") or _pod(request)
+    if pod:
+        line["pod"] = pod
     line |= {key: record[key] for key in _LOGGED if record.get(key)}
     journal.write(conf.log_file, conf.log_level, level, line)

@@ -1,4 +1,7 @@
-"""What every backend shares: the answer "not supported", and each row of the contract in a few words."""
+"""What every backend shares: the answer "not supported", and each row of the contract in a few words.
+
+Not the rules themselves: `rules` makes those.
+"""
 
 from cni_plugin.model.redirection import Redirection
 

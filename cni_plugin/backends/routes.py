@@ -1,6 +1,7 @@
 """What a redirection needs beside rules: loopback up, the IPv6 passthrough source, tproxy's route by mark.
 
 The same for every backend. These are harmless without rules, so they are made before and removed after.
+Not the calls to the kernel: `kernel.rtnl` makes those.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """The two ways to write xtables rules: the host's iptables-restore, or python-iptables in a child.
 
 Not a rule generator and not a parser of options: text in iptables-save's form goes in and comes out.
-iptables-restore comes first: an ADD takes 15 ms with it and 700 with python-iptables (docs/ARCHITECTURE.md).
-That is for hosts without iptables-restore, and there only where it drives the libxtables it finds.
+iptables-restore comes first: an ADD takes 15 ms with it and 700 with python-iptables (docs/ARCHITECTURE.md),
+which is for hosts without iptables-restore, and there only where it drives the libxtables it finds.
 """
 
 from cni_plugin.backends.common import Unsupported

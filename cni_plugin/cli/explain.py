@@ -116,18 +116,19 @@ def _decided(options: argparse.Namespace) -> Case:
         addresses=addresses,
         families=families,
         backend=conf.backends[0],
-        remarks=(*said, *remarks.of_object(document)),
+        remarks=(*said, *remarks.of_object(document), *remarks.of_annotations(conf.mesh, annotations or {})),
     )
 
 
 def _annotations(options: argparse.Namespace, delivered: "dict[str, str] | None") -> "dict[str, str] | None":
     """Return the netconf's own annotations, those of --annotations over them, those of --annotation last."""
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     if options.annotations:
         given = files.json_object(options.annotations)
         for key, value in given.items():
             if not isinstance(value, str):
-                raise bad_field(f"{options.annotations}: {key}", value, "a string")
+                expected = "a string: the file holds the pod's annotations alone, not the pod"
+                raise bad_field(f"{options.annotations}: {key}", value, expected)
     for pair in options.annotation:
         key, equals, value = pair.partition("=")
         if not (key and equals):

@@ -55,3 +55,17 @@ def of_object(ours: "dict[str, Any]") -> list[str]:
 def _asks(ours: "dict[str, Any]") -> bool:
     asked = ours.get("capabilities")
     return isinstance(asked, dict) and asked.get(netconf.ANNOTATIONS) is True
+
+
+def of_annotations(mesh: str, annotations: "dict[str, str]") -> list[str]:
+    """Return what to say of annotations that the dialect does not read, but that look like one it reads."""
+    rows = dialect.load(mesh)
+    known = {
+        name
+        for kind in ("pass", "set")
+        for row in rows[kind]
+        for source, name, _ in row["facts"]
+        if source == "annotation"
+    }
+    found = {name: near(name, known) for name in annotations if name not in known}
+    return [f"annotation {name} is not read; did you mean {meant}?" for name, meant in found.items() if meant]

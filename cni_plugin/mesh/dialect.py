@@ -42,8 +42,9 @@ AGENT_PREFIX = "mesh-redirect-agent-"  # the DaemonSet's name: load-bearing, ins
 AGENT_REQUIRED = ("agent-required", 'the netconf says "agent": "require" and no agent answered')
 ANNOTATIONS_MISSING = (
     "annotations-missing",
-    "the runtime delivered no pod annotations, so nothing tells whether the pod is meshed: add "
-    '"capabilities": {"io.kubernetes.cri.pod-annotations": true} to the plugin\'s object in the conflist',
+    "the runtime delivered no pod annotations, so nothing tells whether the pod is meshed: it has to be one "
+    "that can (containerd and CRI-O can), and the plugin's object in the conflist has to say "
+    '"capabilities": {"io.kubernetes.cri.pod-annotations": true}',
 )
 
 

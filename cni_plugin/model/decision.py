@@ -1,4 +1,7 @@
-"""`Decision`: what is to be done for a pod, why, and where each value came from."""
+"""`Decision`: what is to be done for a pod, why, and where each value came from.
+
+Not how it is made: `mesh.dialect` decides.
+"""
 
 from cni_plugin.model.redirection import Redirection
 from cni_plugin.model.value import Value

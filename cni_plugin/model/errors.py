@@ -7,9 +7,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# CNI spec 1.1.0, section 5 "Error", well-known codes.
+# CNI spec 1.1.0, section 5 "Error": those of the well-known codes that we have a use for.
 INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
 UNKNOWN_CONTAINER = 3
 INVALID_ENVIRONMENT = 4
 IO_FAILURE = 5
@@ -17,7 +16,6 @@ DECODING_FAILURE = 6
 INVALID_NETCONF = 7
 TRY_AGAIN_LATER = 11
 NOT_AVAILABLE = 50
-LIMITED_CONNECTIVITY = 51
 
 # Ours. They are documented in the README; a number is never given a new meaning.
 APPLY_FAILED = 100

@@ -118,11 +118,6 @@ def port_list(field: str, text: str) -> Spans:
     return ports(field, "*" if text.strip() == "*" else _pieces(text))
 
 
-def id_list(field: str, text: str) -> Spans:
-    """Return the uids or gids of an annotation's comma list; "*" is all, empty text none."""
-    return ids(field, "*" if text.strip() == "*" else _pieces(text))
-
-
 def _spans(field: str, value: object, high: int, expected: str) -> Spans:
     if not isinstance(value, list):
         raise bad_field(field, value, expected)
@@ -342,11 +337,6 @@ def _pieces(text: str) -> "list[object]":
 
 
 # --- back to text --------------------------------------------------------------------------------
-
-
-def spans_text(spans: Spans) -> "list[str]":
-    """Print spans as `ports` and `ids` read them."""
-    return [str(low) if low == high else f"{low}-{high}" for low, high in spans]
 
 
 def address_text(packed_address: bytes) -> str:

@@ -95,3 +95,16 @@ def test_what_runtimes_add_is_not_remarked(command):
     """Red: a good conflist is called doubtful because of keys that are not ours."""
     ours = {"mesh": "istio", "dns": {}, "ipam": {}, "ipMasq": False, "args": {}, "other.example/key": 1}
     assert command("config", "check", "-", stdin=conflist(ours)).stdout == "-: valid\n"
+
+
+def test_a_mistyped_annotation_is_remarked(command):
+    """Red: an exclusion that the pod's author believes in is not there, and explain does not say why."""
+    given = [
+        "--annotation",
+        "traffic.sidecar.istio.io/excludeOutboundPort=80",
+        "--annotation",
+        "other.example/key=1",
+    ]
+    ran = command("explain", "--netconf", "-", "--json", *given, stdin=conflist({"mesh": "istio"}))
+    (warning,) = json.loads(ran.stdout)["warnings"]
+    assert warning.endswith("is not read; did you mean traffic.sidecar.istio.io/excludeOutboundPorts?")

@@ -28,7 +28,6 @@ CLONE_NEWUSER = 0x10000000
 PR_SET_PDEATHSIG = 1
 SIGKILL = 9
 # linux/in.h, in6.h, netfilter_ipv4.h, tcp.h: the ones Python's socket module has no name for.
-IP_FREEBIND = 15
 IP_TRANSPARENT = 19
 SO_ORIGINAL_DST = 80
 IPPROTO_MPTCP = 262

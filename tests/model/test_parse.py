@@ -91,7 +91,6 @@ TEXTS = [
     (parse.port_list, "  ", ()),
     (parse.port_list, " 80 , 443,8000-8001 ", ((80, 80), (443, 443), (8000, 8001))),
     (parse.port_list, "*", ALL_PORTS),
-    (parse.id_list, "1000,2000-3000", ((1000, 1000), (2000, 3000))),
     (parse.prefix_list, "", ()),
     (parse.prefix_list, "*", ANYWHERE),
     (parse.prefix_list, "10.0.0.0/8, fd00::/8", ((b"\x0a\0\0\0", 8), (b"\xfd" + bytes(15), 8))),

@@ -36,6 +36,7 @@ verbs = types.ModuleType("cni_plugin.verbs")
 def add(request):
     {body}
     return {{"cniVersion": "1.1.0", "ips": []}}
+verbs.log_failure = lambda request, error: None
 verbs.add = verbs.delete = verbs.check = verbs.gc = verbs.status = add
 cni_plugin.verbs = sys.modules["cni_plugin.verbs"] = verbs
 from cni_plugin.plugin import main
@@ -119,6 +120,15 @@ def test_every_failure_is_one_error(call, body, code, word):
     assert (error["code"], error["cniVersion"]) == (code, "1.1.0")
     assert word in error["msg"]
     assert ("Traceback" in answer.stderr) == (code == 199)
+
+
+def test_a_failing_call_is_in_the_log(call):
+    """Red: why a pod does not start is only in an answer that the runtime may have thrown away."""
+    error = call("ADD", env={"CNI_NETNS": "/nonexistent", "CNI_ARGS": POD}, redirection=OWNED).error()
+    with open(os.path.join(call.state_dir, "plugin.log"), encoding="utf-8") as file:
+        (line,) = map(json.loads, file)
+    assert (line["level"], line["verb"], line["pod"]) == ("error", "ADD", "default/app-1")
+    assert (line["code"], line["error"]) == (error["code"], error["msg"])
 
 
 @pytest.mark.parametrize("how", [">/dev/full", ">&-", "<&- >&- 2>&-", "2>&- >/dev/full", "| true"])

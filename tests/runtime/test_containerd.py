@@ -30,10 +30,11 @@ def containerd(node: Node) -> Iterator[Containerd]:
     made.close()
 
 
-def verbs(node: Node) -> list[str]:
-    """Return the verbs that the plugin's log tells of."""
+def log(node: Node) -> list[tuple[str, str, str, int]]:
+    """Return the calls that the plugin's log tells of: level, verb, pod, error code or 0."""
     with open(os.path.join(node.state, "plugin.log"), encoding="utf-8") as file:
-        return [json.loads(line)["verb"] for line in file]
+        lines = [json.loads(line) for line in file]
+    return [(line["level"], line["verb"], line.get("pod", ""), line.get("code", 0)) for line in lines]
 
 
 def test_a_meshed_pod_with_a_sidecar_container(
@@ -54,7 +55,7 @@ def test_a_meshed_pod_with_a_sidecar_container(
     assert [call(app, gateway, 8080)["outcome"] for gateway in GATEWAY] == ["refused", "refused"]
     pod.close()
     # StopPodSandbox's DEL, and RemovePodSandbox's with no netns and no prevResult.
-    assert verbs(node) == ["ADD", "DEL", "DEL"]
+    assert log(node) == [("info", verb, "shop/cart", 0) for verb in ("ADD", "DEL", "DEL")]
     assert node.attachments() == []
 
 
@@ -66,6 +67,7 @@ def test_a_bad_annotation_is_what_the_user_reads(node: Node, containerd: Contain
     told = refused.value.details()
     assert "traffic.sidecar.istio.io/excludeOutboundPorts" in told
     assert "https" in told
+    assert log(node) == [("error", "ADD", "shop/cart", 102), ("info", "DEL", "shop/cart", 0)]
     assert node.attachments() == []
 
 
