@@ -60,7 +60,15 @@ def delete(request: Request) -> None:
             draft = state.Draft(conf.state_dir, *attachment)
     except OSError:
         pass  # a full disk must not keep a sandbox for ever
-    record = _forget(conf, attachment, request.netns, draft)
+    try:
+        record = _forget(conf, attachment, request.netns, draft)
+    except CniError as error:
+        # The rules are gone. A record that cannot be removed must not keep a sandbox for ever either; its
+        # cookie says that it is nobody's.
+        if error.code != errors.STATE_FAILED:
+            raise
+        _log(request, "warn", {"warnings": [error.msg]})
+        return
     _log(request, "info", record or {})
 
 

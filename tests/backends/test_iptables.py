@@ -2,12 +2,14 @@
 
 import pytest
 
-from cni_plugin.backends import iptables, python_iptables, xtables
+from cni_plugin.backends import attach, iptables, python_iptables, xtables
 from cni_plugin.backends.common import Unsupported
 from cni_plugin.backends.iptables import Iptables, lines, ours, render
 from cni_plugin.backends.rules import ruleset
+from cni_plugin.config import fields
 from cni_plugin.kernel.netns import entered
 from cni_plugin.model.redirection import Redirection
+from cni_plugin.model.request import Netconf
 from tests.backends.samples import DNS, EVERYTHING, FAMILIES, PLAIN, SAMPLES
 from tests.lab.namespace import Namespace
 from tests.lab.need import need
@@ -153,3 +155,16 @@ def test_without_any_way_to_write_rules_the_reason_is_said(tmp_path, monkeypatch
     monkeypatch.setattr(python_iptables.sys, "path", [])
     with pytest.raises(Unsupported, match=r"no working iptables-restore .*python-iptables is not installed"):
         Iptables(str(tmp_path)).probe(PLAIN, (4, 6))
+
+
+def test_tools_lost_since_add_do_not_keep_the_sandbox(
+    namespace: Namespace, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DEL fails for ever on a host whose iptables was removed after ADD, and the pod is never gone."""
+    conf = Netconf(cni_version="1.1.0", name="n", backends=("iptables",), state_dir=str(tmp_path))
+    with entered(namespace.path):
+        made = attach.replace(conf, PLAIN, (4, 6), None)
+        record = {**made, "redirection": fields.to_json(PLAIN), "netns": namespace.path}
+        monkeypatch.setattr(iptables.xtables.process, "DIRECTORIES", (str(tmp_path),))
+        monkeypatch.setattr(python_iptables.sys, "path", [])
+        attach.remove(conf, record)

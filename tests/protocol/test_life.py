@@ -184,3 +184,23 @@ def test_a_redirection_without_rules(call, empty, backend):
     call("CHECK", redirection=redirection, prevResult=PREV).success()
     call("DEL").success()
     assert effects.everything(sandbox) == before
+
+
+# Calls the plugin with its own view of the file system: mounts made in there are gone with it.
+HIDDEN = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$0"'
+
+
+def test_a_state_directory_gone_read_only_does_not_keep_the_sandbox(call, empty):
+    """Red: DEL fails for ever, and the pod is never gone, because its record cannot be removed."""
+    sandbox, before = empty
+    call("ADD", redirection=OWNED).success()
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", HIDDEN, call.executable, call.state_dir],
+        input=json.dumps(call.netconf()).encode(),
+        env={**call.env, "CNI_COMMAND": "DEL"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"cannot be" in done.stderr or b"Read-only" in done.stderr
+    assert effects.everything(sandbox) == before
