@@ -32,7 +32,9 @@ def main() -> int:
         return _person(sys.argv[1:])
     out = _guard()
     # As for SIGINT, an exception: a verb undoes its half-done work, and the runtime gets an answer.
-    _signal.signal(_signal.SIGTERM, _signal.default_int_handler)
+    # SIGINT too is named: a runtime started in the background of a shell has left it ignored.
+    for number in (_signal.SIGTERM, _signal.SIGINT):
+        _signal.signal(number, _signal.default_int_handler)
     # A caller that ignores it hands that down, and then the kernel keeps no child's status for us.
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     answer, code = _served()
