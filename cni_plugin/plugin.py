@@ -31,8 +31,8 @@ def main() -> int:
     if not os.environ.get("CNI_COMMAND"):
         return _person(sys.argv[1:])
     out = _guard()
-    # As for SIGINT, an exception: a verb undoes its half-done work, and the runtime gets an answer.
-    # SIGINT too is named: a runtime started in the background of a shell has left it ignored.
+    # An exception: a verb undoes its half-done work, and the runtime gets an answer. SIGINT is Python's own
+    # already, but not below a shell's background, where it is inherited as ignored.
     for number in (_signal.SIGTERM, _signal.SIGINT):
         _signal.signal(number, _signal.default_int_handler)
     # A caller that ignores it hands that down, and then the kernel keeps no child's status for us.
