@@ -1,0 +1,103 @@
+"""What a network namespace's interfaces, addresses and routes are, over rtnetlink. It changes nothing.
+
+Structures and constants: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
+"""
+
+from _struct import pack, unpack, unpack_from
+
+from cni_plugin.kernel.netlink import NETLINK_ROUTE, NLM_F_DUMP, NLM_F_REQUEST, Netlink, attrs, message
+from cni_plugin.model.value import Value
+
+_GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
+_IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
+_RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 7, 9, 15
+_RTN_UNICAST, _RTN_LOCAL = 1, 2
+_LOCAL, _MAIN, _DEFAULT = 255, 254, 253
+_FAMILIES = ((2, 4), (10, 16))  # AF_INET, AF_INET6, with an address's length
+_SCOPE_GLOBAL = 0
+
+
+class Route(Value):
+    """One route: what it reaches, by which interface, with which of our addresses ("": ours to choose)."""
+
+    network: bytes
+    length: int
+    local: bool  # to an address of the namespace's own
+    interface: int
+    source: bytes = b""
+
+
+class Network(Value):
+    """Interfaces by index, and the routes a packet without a mark takes; `plain` if no other rules choose."""
+
+    interfaces: "dict[int, str]"
+    routes: "tuple[Route, ...]"
+    plain: bool = True
+
+
+def read() -> Network:
+    """Return what the namespace we are in has now. Raises `OSError`."""
+    link = Netlink(NETLINK_ROUTE)
+    try:
+        interfaces = _interfaces(link)
+        sources = _sources(link)
+        routes = [route for family, size in _FAMILIES for route in _routes(link, family, size, sources)]
+        return Network(interfaces=interfaces, routes=tuple(routes), plain=_plain(link))
+    finally:
+        link.close()
+
+
+def _ask(link: Netlink, kind: int, body: bytes) -> "list[bytes]":
+    return link.ask(message(kind, NLM_F_REQUEST | NLM_F_DUMP, 1, body))
+
+
+def _interfaces(link: Netlink) -> "dict[int, str]":
+    found = {}
+    for body in _ask(link, _GETLINK, pack("=BxHiII", 0, 0, 0, 0, 0)):
+        name = dict(attrs(body[16:])).get(_IFLA_IFNAME, b"").rstrip(b"\0")
+        found[unpack_from("=i", body, 4)[0]] = name.decode("utf-8", "replace")
+    return found
+
+
+def _sources(link: Netlink) -> "dict[tuple[int, int], bytes]":
+    """Return, by (interface, length), the first address of global scope, the source of most routes."""
+    found: dict[tuple[int, int], bytes] = {}
+    for body in _ask(link, _GETADDR, pack("=BBBBi", 0, 0, 0, 0, 0)):
+        scope, index = body[3], unpack_from("=i", body, 4)[0]
+        values = dict(attrs(body[8:]))
+        address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS, b"")
+        if scope == _SCOPE_GLOBAL:
+            found.setdefault((index, len(address)), address)
+    return found
+
+
+def _routes(link: Netlink, family: int, size: int, sources: "dict[tuple[int, int], bytes]") -> "list[Route]":
+    found = []
+    for body in _ask(link, _GETROUTE, pack("=BBBBBBBBI", family, *[0] * 8)):
+        values = dict(attrs(body[12:]))
+        table = unpack("=I", values[_RTA_TABLE])[0] if _RTA_TABLE in values else body[4]
+        kind, length = body[7], body[1]
+        if kind not in (_RTN_UNICAST, _RTN_LOCAL) or table not in (_LOCAL, _MAIN):
+            continue
+        # Of several next hops the first stands for all (struct rtnexthop: the index after four bytes).
+        index = values.get(_RTA_OIF) or values.get(_RTA_MULTIPATH, bytes(8))[4:8]
+        interface = unpack("=i", index)[0]
+        local = kind == _RTN_LOCAL
+        network = values.get(_RTA_DST, b"").ljust(size, b"\0")
+        source = values.get(_RTA_PREFSRC, b"")
+        if not source:
+            source = network if local else sources.get((interface, size), b"")
+        found.append(Route(network=network, length=length, local=local, interface=interface, source=source))
+    return found
+
+
+def _plain(link: Netlink) -> bool:
+    """Tell whether every packet without a mark is routed by the tables local, main and default alone."""
+    for family, _ in _FAMILIES:
+        for body in _ask(link, _GETRULE, pack("=BBBBBBBBI", family, *[0] * 8)):
+            values = dict(attrs(body[12:]))
+            table = unpack("=I", values[_RTA_TABLE])[0] if _RTA_TABLE in values else body[4]
+            marked = 10 in values  # FRA_FWMARK (linux/fib_rules.h)
+            if table not in (_LOCAL, _MAIN, _DEFAULT) and not marked:
+                return False
+    return True
