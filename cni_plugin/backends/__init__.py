@@ -4,6 +4,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from cni_plugin.backends.ebpf import Placement
     from cni_plugin.model.redirection import Redirection
 
     class Backend(Protocol):
@@ -35,11 +36,18 @@ if TYPE_CHECKING:
             """
 
 
-NAMES = ("nftables", "iptables")
+NAMES = ("nftables", "iptables", "ebpf")
 
 
-def load(name: str, cache_dir: str = "/run/mesh-redirect") -> "Backend":
-    """Return the backend `name`; only its own modules are imported. `cache_dir` keeps what it found out."""
+def load(name: str, cache_dir: str = "/run/mesh-redirect", placement: "Placement | None" = None) -> "Backend":
+    """Return the backend `name`; only its own modules are imported.
+
+    `cache_dir` keeps what it found out; `placement` is where eBPF programs are pinned and attached.
+    """
+    if name == "ebpf":
+        from cni_plugin.backends.ebpf import Ebpf, Placement  # noqa: PLC0415 - same
+
+        return Ebpf(placement or Placement())
     if name == "nftables":
         from cni_plugin.backends.nftables import Nftables  # noqa: PLC0415 - only what is used is imported
 
