@@ -4,7 +4,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from cni_plugin.backends.ebpf import Placement
+    from cni_plugin.backends.common import Placement
     from cni_plugin.model.redirection import Redirection
 
     class Backend(Protocol):
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
             The rules go; addresses and routes go unless `kept`, for `families`, needs them too.
             """
 
+        def forget(self, cookie: int) -> None:
+            """Remove what is left outside a network namespace that is gone. Raises `OSError`."""
+
 
 NAMES = ("nftables", "iptables", "ebpf")
 
@@ -45,11 +48,11 @@ def load(name: str, cache_dir: str = "/run/mesh-redirect", placement: "Placement
     `cache_dir` keeps what it found out; `placement` is where eBPF programs are pinned and attached.
     """
     if name == "ebpf":
-        from cni_plugin.backends.ebpf import Ebpf, Placement  # noqa: PLC0415 - same
+        from cni_plugin.backends.ebpf import Ebpf  # noqa: PLC0415 - only what is used is imported
 
-        return Ebpf(placement or Placement())
+        return Ebpf(placement)
     if name == "nftables":
-        from cni_plugin.backends.nftables import Nftables  # noqa: PLC0415 - only what is used is imported
+        from cni_plugin.backends.nftables import Nftables  # noqa: PLC0415 - same
 
         return Nftables()
     from cni_plugin.backends.iptables import Iptables  # noqa: PLC0415 - same

@@ -8,12 +8,11 @@ import fcntl
 import os
 
 from cni_plugin.backends import pins, policy, routes
-from cni_plugin.backends.common import NO_RECORD, Unsupported
+from cni_plugin.backends.common import NO_RECORD, Placement, Unsupported
 from cni_plugin.backends.maps import Maps
 from cni_plugin.backends.policy import Policy
 from cni_plugin.kernel import bpf, cgroup, libbpf, netns, network, userns
 from cni_plugin.model.redirection import Redirection
-from cni_plugin.model.value import Value
 
 _BPFFS_MAGIC, _CGROUP2_MAGIC = 0xCAFE4A11, 0x63677270  # linux/magic.h
 # A connection takes over the mark of the SYN that opened it: so answers to a connection that the proxy made
@@ -21,21 +20,21 @@ _BPFFS_MAGIC, _CGROUP2_MAGIC = 0xCAFE4A11, 0x63677270  # linux/magic.h
 _ACCEPT_MARKS = "/proc/sys/net/ipv4/tcp_fwmark_accept"
 
 
-class Placement(Value):
-    """Where programs are pinned and attached: a mounted bpffs, and a cgroup of version 2."""
-
-    bpffs: str = "/sys/fs/bpf"
-    cgroup: str = ""
-
-
 class Ebpf:
-    """The backend; every method but `release` and `gc` works in the network namespace the process is in."""
+    """The backend; every method but `forget` and `gc` works in the network namespace the process is in."""
 
     name = "ebpf"
 
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
-        self._pins = pins.Pins(placement.bpffs)
+    def __init__(self, placement: "Placement | None" = None) -> None:
+        self._placement = placement or Placement()
+        self._pins = pins.Pins(self._placement.bpffs)
+
+    @property
+    def _cgroup(self) -> str:
+        """The cgroup that programs are attached to; "" if there is none of version 2."""
+        place = self._placement
+        root = place.cgroup_root or cgroup.mount()
+        return cgroup.of_pod(root, place.pod_uid) or place.cgroup or root
 
     def probe(self, redirection: Redirection, families: tuple[int, ...]) -> None:
         """Raise `Unsupported` unless every program loads here, and nobody above keeps ours from running."""
@@ -44,10 +43,10 @@ class Ebpf:
             libbpf.available()
             if bpf.filesystem(self._placement.bpffs) != _BPFFS_MAGIC:
                 raise Unsupported(f"no bpffs is mounted at {self._placement.bpffs}")
-            if not self._placement.cgroup:
-                raise Unsupported("no cgroup of version 2 is known for this sandbox")
-            if bpf.filesystem(self._placement.cgroup) != _CGROUP2_MAGIC:
-                raise Unsupported(f"{self._placement.cgroup} is no cgroup of version 2")
+            if not self._cgroup:
+                raise Unsupported("no cgroup hierarchy of version 2 is mounted")
+            if bpf.filesystem(self._cgroup) != _CGROUP2_MAGIC:
+                raise Unsupported(f"{self._cgroup} is no cgroup of version 2")
             if not netns.cookie():
                 raise Unsupported("the kernel gives network namespaces no cookie")
             self._pins.load()
@@ -57,7 +56,7 @@ class Ebpf:
 
     def _ask_ancestors(self) -> None:
         """Refuse where a program above allows no other: ours could not be attached, or would silence it."""
-        for path in cgroup.ancestors(self._placement.cgroup):
+        for path in cgroup.ancestors(self._cgroup):
             target = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 for hook in pins.ATTACHED.values():
@@ -70,7 +69,7 @@ class Ebpf:
     def add(self, redirection: Redirection, families: tuple[int, ...]) -> None:
         """Replace what is there by one map update. Raises `OSError`; what was there before still is then."""
         cookie = netns.cookie()
-        where = cgroup.identity(self._placement.cgroup)
+        where = cgroup.identity(self._cgroup)
         undo = routes.add(redirection, families)
         try:
             with self._maps() as maps:
@@ -104,7 +103,7 @@ class Ebpf:
         lock = pins.Lock(self._pins.top, fcntl.LOCK_EX)
         try:
             if not self._pins.has_links(where):
-                self._pins.link_cgroup(self._placement.cgroup, where)
+                self._pins.link_cgroup(self._cgroup, where)
         except OSError:
             lock.__exit__()
             raise
@@ -136,7 +135,7 @@ class Ebpf:
             with self._maps() as maps:
                 committed = maps.policy(cookie)
             if committed is None:
-                self.release(cookie)
+                self.forget(cookie)
         except (OSError, Unsupported):
             pass  # the failure to report is the first one
 
@@ -153,10 +152,10 @@ class Ebpf:
                 old = maps.policy(cookie)
             if old is not None and old.flags & policy.TPROXY:
                 _accept_marks("0")
-            self.release(cookie)
+            self.forget(cookie)
         routes.delete(redirection, kept, families)
 
-    def release(self, cookie: int) -> None:
+    def forget(self, cookie: int) -> None:
         """Remove all that belongs to the netns `cookie`, which may be gone. Raises `OSError`."""
         if not self._pins.is_loaded():
             return
@@ -213,7 +212,7 @@ class Ebpf:
             found = maps.policy(cookie)
             if found is None:
                 return ["the sandbox's policy is missing", *routes.check(redirection, families)]
-            where = cgroup.identity(self._placement.cgroup)
+            where = cgroup.identity(self._cgroup)
             wanted = policy.policy(redirection, families, cookie, where, found.generation)
             lines = [
                 f"policy: {name} is changed"
@@ -227,11 +226,11 @@ class Ebpf:
 
     def _not_running(self, redirection: Redirection, cookie: int) -> "list[str]":
         lines = []
-        target = os.open(self._placement.cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        target = os.open(self._cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name, hook in pins.ATTACHED.items():
                 if _id(self._pins.program(name)) not in bpf.attached(target, hook)[1]:
-                    lines.append(f"{hook}: the program does not run in {self._placement.cgroup}")
+                    lines.append(f"{hook}: the program does not run in {self._cgroup}")
         finally:
             os.close(target)
         if redirection.inbound != "off":

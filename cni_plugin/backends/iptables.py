@@ -77,6 +77,9 @@ class Iptables:
         self._replace({4: {}, 6: {}})
         routes.delete(redirection, kept, families)
 
+    def forget(self, cookie: int) -> None:
+        """Do nothing: rules are gone with their namespace."""
+
     def _read(self, family: int) -> "dict[str, list[str]]":
         # A namespace without tables costs no child; asking for a table would make it.
         return ours(self._applier().save(family)) if xtables.in_use(family) else {}

@@ -83,6 +83,9 @@ class Nftables:
             batch.commit()
         routes.delete(redirection, kept, families)
 
+    def forget(self, cookie: int) -> None:
+        """Do nothing: rules are gone with their namespace."""
+
 
 def _batch(rules: Ruleset, replace: bool = False) -> nft.Batch:
     """Return the transaction: for a namespace that has none of ours (EEXIST if it has), or to replace it.

@@ -10,7 +10,7 @@ import tempfile
 from functools import cache
 from itertools import count
 
-from cni_plugin.backends.ebpf import Placement
+from cni_plugin.backends.common import Placement
 from cni_plugin.kernel import cgroup
 
 PREFIX = "mesh-redirect-lab-"
