@@ -14,7 +14,6 @@ _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 7, 9, 15
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
 _LOCAL, _MAIN, _DEFAULT = 255, 254, 253
 _FAMILIES = ((2, 4), (10, 16))  # AF_INET, AF_INET6, with an address's length
-_SCOPE_GLOBAL = 0
 
 
 class Route(Value):
@@ -39,10 +38,15 @@ def read() -> Network:
     """Return what the namespace we are in has now. Raises `OSError`."""
     link = Netlink(NETLINK_ROUTE)
     try:
-        interfaces = _interfaces(link)
-        sources = _sources(link)
-        routes = [route for family, size in _FAMILIES for route in _routes(link, family, size, sources)]
-        return Network(interfaces=interfaces, routes=tuple(routes), plain=_plain(link))
+        addresses = _addresses(link)
+        sources: dict[tuple[int, int], bytes] = {}
+        for interface, address in addresses:
+            sources.setdefault((interface, len(address)), address)
+        # The kernel makes an IPv6 address's local route some time after the address.
+        routes = [_to_itself(index, address) for index, address in addresses if len(address) == 16]
+        for family, size in _FAMILIES:
+            routes += _routes(link, family, size, sources)
+        return Network(interfaces=_interfaces(link), routes=tuple(routes), plain=_plain(link))
     finally:
         link.close()
 
@@ -59,16 +63,24 @@ def _interfaces(link: Netlink) -> "dict[int, str]":
     return found
 
 
-def _sources(link: Netlink) -> "dict[tuple[int, int], bytes]":
-    """Return, by (interface, length), the first address of global scope, the source of most routes."""
-    found: dict[tuple[int, int], bytes] = {}
+def _addresses(link: Netlink) -> "list[tuple[int, bytes]]":
+    """Return (interface, address) for every address but IPv6's link-local ones, in the kernel's order."""
+    found = []
     for body in _ask(link, _GETADDR, pack("=BBBBi", 0, 0, 0, 0, 0)):
-        scope, index = body[3], unpack_from("=i", body, 4)[0]
         values = dict(attrs(body[8:]))
         address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS, b"")
-        if scope == _SCOPE_GLOBAL:
-            found.setdefault((index, len(address)), address)
+        if not _is_link_local(address):
+            found.append((unpack_from("=i", body, 4)[0], address))
     return found
+
+
+def _is_link_local(network: bytes) -> bool:
+    # They come and go by themselves, and mean another host on each interface.
+    return len(network) == 16 and network[0] == 0xFE and network[1] & 0xC0 == 0x80
+
+
+def _to_itself(interface: int, address: bytes) -> Route:
+    return Route(network=address, length=128, local=True, interface=interface, source=address)
 
 
 def _routes(link: Netlink, family: int, size: int, sources: "dict[tuple[int, int], bytes]") -> "list[Route]":
@@ -84,6 +96,8 @@ def _routes(link: Netlink, family: int, size: int, sources: "dict[tuple[int, int
         interface = unpack("=i", index)[0]
         local = kind == _RTN_LOCAL
         network = values.get(_RTA_DST, b"").ljust(size, b"\0")
+        if _is_link_local(network):
+            continue
         source = values.get(_RTA_PREFSRC, b"")
         if not source:
             source = network if local else sources.get((interface, size), b"")
