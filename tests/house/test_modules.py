@@ -54,18 +54,15 @@ def cgroup() -> Iterator[Cgroup]:
     made.close()
 
 
-def imported(verb: str, pod: Netns, state: str, mesh: str, backend: str, cgroup: Cgroup) -> set[str]:
+def imported(verb: str, pod: Netns, mesh: str, **places: object) -> set[str]:
     """Run one verb as a runtime does; return what it imported beyond a bare interpreter."""
     netconf = {
         "cniVersion": "1.1.0",
         "name": "house",
         "type": "mesh-redirect",
         "mesh": mesh,
-        "backends": [backend],
         "agent": "never",
-        "stateDir": state,
-        "bpffs": bpffs(),
-        "cgroup": cgroup.path,
+        **places,
         "cni.dev/valid-attachments": [],
         "runtimeConfig": {"io.kubernetes.cri.pod-annotations": {"sidecar.istio.io/status": "{}"}},
         "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.2/24"}, {"address": "fd00::2/64"}]},
@@ -100,9 +97,10 @@ def test_every_verb_imports_only_what_is_listed(
 ) -> None:
     """Red: a verb imports something new, and every pod of every node pays for it at every start."""
     need(backend)
+    places = {"backends": [backend], "stateDir": str(tmp_path), "bpffs": bpffs(), "cgroup": cgroup.path}
     listed = allowed(backend)
     for verb in ("VERSION", "STATUS", "ADD", "CHECK", "DEL", "GC"):
-        extra = imported(verb, pod, str(tmp_path), mesh, backend, cgroup) - listed
+        extra = imported(verb, pod, mesh, **places) - listed
         assert not extra, (
             f"{verb} imports {sorted(extra)}: list it in modules.txt with its reason, or do without"
         )

@@ -129,10 +129,10 @@ class Farm(threading.Thread):
         self.listeners[sock.fileno()] = spec
         self.watch(sock)
 
-    def unlisten(self, port: int) -> None:
-        """Close every listener of `port`."""
+    def unlisten(self, port: int, tag: str = "") -> None:
+        """Close every listener of `port`, or those of a tag alone."""
         for fd, spec in list(self.listeners.items()):
-            if spec["port"] == port:
+            if spec["port"] == port and tag in ("", spec.get("tag")):
                 del self.listeners[fd]
                 self.forget(fd)
 
@@ -329,8 +329,8 @@ class Worker:
         for spec in specs:
             self.farm.listen(spec)
 
-    def unlisten(self, port: int) -> None:
-        self.farm.unlisten(port)
+    def unlisten(self, port: int, tag: str = "") -> None:
+        self.farm.unlisten(port, tag)
 
     def sysctl(self, values: dict[str, str]) -> None:
         for key, value in values.items():
