@@ -33,12 +33,17 @@ bench: bootstrap objects ## the budgets: whole processes, as ratios to a bare Py
 fuzz: bootstrap objects ## random redirections and probes against the oracle, for longer
 	@HYPOTHESIS_PROFILE=fuzz $(PY) -m pytest -m fuzz --timeout=0
 
-objects: $(OBJECTS) ## the eBPF programs, compiled
+objects: cni_plugin/bpf/digest ## the eBPF programs, compiled
+
+# By it a node knows whether the programs it runs are these.
+cni_plugin/bpf/digest: $(OBJECTS)
+	@cat $^ | sha256sum | cut -c1-16 >$@
 
 # -idirafter: where this machine's headers have their asm/, behind all that clang has for its bpf target.
 cni_plugin/bpf/%.o: bpf/%.c $(wildcard bpf/*.h)
 	@mkdir -p $(@D)
-	@clang -O2 -g -target bpf -Wall -Wextra -Werror -idirafter /usr/include/$(shell uname -m)-linux-gnu -c $< -o $@
+	@clang -O2 -g -target bpf -Wall -Wextra -Werror -idirafter /usr/include/$(shell uname -m)-linux-gnu \
+		-ffile-prefix-map=$(CURDIR)=. -c $< -o $@
 
 plugin: bootstrap objects ## a launcher a runtime can start, in DIR (default dist/bin)
 	@$(PY) -m install.launcher "$(DIR)"

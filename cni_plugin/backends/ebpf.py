@@ -146,7 +146,7 @@ class Ebpf:
         families: tuple[int, ...] = (),
     ) -> None:
         """Remove everything of ours but the routes that `kept` needs. Raises `OSError`."""
-        if self._pins.is_loaded():
+        if self._pins.is_used():
             cookie = netns.cookie()
             with Maps(self._pins) as maps:
                 old = maps.policy(cookie)
@@ -157,7 +157,7 @@ class Ebpf:
 
     def forget(self, cookie: int) -> None:
         """Remove all that belongs to the netns `cookie`, which may be gone. Raises `OSError`."""
-        if not self._pins.is_loaded():
+        if not self._pins.is_used():
             return
         with Maps(self._pins) as maps:
             old = maps.policy(cookie)
@@ -177,7 +177,7 @@ class Ebpf:
 
     def gc(self) -> None:
         """Remove what is nobody's: drafts of the dead, links of cgroups and sandboxes without a policy."""
-        if not self._pins.is_loaded():
+        if not self._pins.is_used():
             return
         with Maps(self._pins) as maps, pins.Lock(self._pins.top, fcntl.LOCK_EX):
             self._pins.sweep()
@@ -205,8 +205,9 @@ class Ebpf:
 
     def check(self, redirection: Redirection, families: tuple[int, ...]) -> "list[str]":
         """Return what is missing, added or changed, a line each; what runs is asked of the kernel."""
-        if not self._pins.is_loaded():
+        if not self._pins.is_used():
             return ["the node's programs are missing", *routes.check(redirection, families)]
+        self._pins.load()
         cookie = netns.cookie()
         with Maps(self._pins) as maps:
             found = maps.policy(cookie)

@@ -1,10 +1,12 @@
 """What is pinned where: the node's maps and programs, a cgroup's links, a sandbox's link. No policy in here.
 
-    <bpffs>/mesh-redirect/<layout>/node/maps, node/programs    loaded once, by the first ADD
+    <bpffs>/mesh-redirect/<layout>/maps                        the node's, made by the first ADD
+    <bpffs>/mesh-redirect/<layout>/programs-<digest>           the node's, of one build of this package
     <bpffs>/mesh-redirect/<layout>/cgroups/<id>/<program>      links, shared by all sandboxes of the cgroup
     <bpffs>/mesh-redirect/<layout>/sandboxes/<cookie>/inbound  the link of a sandbox's own program
 
-Each of these directories is made under another name and renamed: it is there whole or not at all.
+The last three are made under another name and renamed: each is there whole or not at all.
+Another build's first ADD loads its programs beside the others', on the same maps, and moves every link.
 """
 
 import errno
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 # Changes with the meaning of a map: what an older layout pinned goes on working beside this one.
 LAYOUT = "1"
 OBJECTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "bpf")
+_PROGRAMS = "programs-"
 # Objects of the node, and the programs attached to a cgroup with their hook.
 _NODE = ("adopt", "connect", "datagram", "peername", "sockops", "sockopt")
 ATTACHED = {
@@ -43,42 +46,72 @@ class Pins:
 
     def __init__(self, bpffs: str) -> None:
         self.top = f"{bpffs}/mesh-redirect/{LAYOUT}"
+        self._maps = f"{self.top}/maps"
+
+    @property
+    def _programs(self) -> str:
+        with open(f"{OBJECTS}/digest", encoding="utf-8") as file:
+            return f"{self.top}/{_PROGRAMS}{file.read().strip()}"
 
     # -- the node ----------------------------------------------------------------------------------
 
     def map(self, name: str, key_size: int, value_size: int) -> bpf.Map:
         """Return one of the node's maps. Raises `OSError`."""
-        return bpf.Map(bpf.pinned(f"{self.top}/node/maps/{name}"), key_size, value_size)
+        return bpf.Map(bpf.pinned(f"{self._maps}/{name}"), key_size, value_size)
 
     def program(self, name: str) -> int:
         """Return a descriptor of one of the node's programs. Raises `OSError`."""
-        return bpf.pinned(f"{self.top}/node/programs/{name}")
+        return bpf.pinned(f"{self._programs}/{name}")
 
-    def is_loaded(self) -> bool:
-        """Tell whether the node's programs are there."""
-        return os.path.isdir(f"{self.top}/node")
+    def is_used(self) -> bool:
+        """Tell whether some build has loaded its programs: else nothing of ours is there."""
+        return os.path.isdir(self._maps)
 
     def load(self) -> None:
         """Load the node's programs if they are not there. Raises `Unsupported` if the kernel refuses."""
-        if self.is_loaded():
+        final = self._programs
+        if os.path.isdir(final):
             return
         try:
-            os.makedirs(self.top, mode=0o700, exist_ok=True)
+            os.makedirs(self._maps, mode=0o700, exist_ok=True)
         except OSError as error:
             raise Unsupported(f"the bpffs cannot be written: {error}") from None
         with Lock(self.top, fcntl.LOCK_EX):
-            if self.is_loaded():
+            if os.path.isdir(final):
                 return
-            draft = Draft(f"{self.top}/node")
+            draft = Draft(final)
             try:
-                os.mkdir(f"{draft.path}/maps", 0o700)
-                os.mkdir(f"{draft.path}/programs", 0o700)
                 for name in _NODE:
-                    _load(f"{OBJECTS}/{name}.o", draft.path)
+                    self._load(f"{OBJECTS}/{name}.o", draft.path)
+                self._move_links(draft.path)
                 draft.commit()
             except OSError as error:
                 draft.abandon()
                 raise Unsupported(str(error)) from None
+            for name in _names(self.top):
+                if name.startswith(_PROGRAMS) and name != os.path.basename(final):
+                    _remove_tree(f"{self.top}/{name}")
+
+    def _load(self, path: str, programs: str) -> None:
+        loaded = libbpf.Object(path, self._maps)
+        try:
+            for name, fd in loaded.programs():
+                bpf.pin(fd, f"{programs}/{name}")
+        finally:
+            loaded.close()
+
+    def _move_links(self, programs: str) -> None:
+        """Give every link of another build the program of the same name; traffic sees one or the other."""
+        for cgroup in self.cgroups():
+            for name in ATTACHED:
+                _move(f"{self.top}/cgroups/{cgroup}/{name}", bpf.pinned(f"{programs}/{name}"))
+        for cookie in self.sandboxes():
+            loaded = self._inbound(cookie)
+            try:
+                for name, fd in loaded.programs():
+                    _move(f"{self.top}/sandboxes/{cookie}/{name}", os.dup(fd))
+            finally:
+                loaded.close()
 
     # -- cgroups -----------------------------------------------------------------------------------
 
@@ -118,8 +151,7 @@ class Pins:
         """Load and attach the sandbox's own program. Raises `OSError`, nothing made."""
         draft = Draft(f"{self.top}/sandboxes/{cookie}")
         try:
-            constants = {".rodata": cookie.to_bytes(8, "little")}
-            loaded = libbpf.Object(f"{OBJECTS}/inbound.o", f"{self.top}/node/maps", constants)
+            loaded = self._inbound(cookie)
             try:
                 for name, fd in loaded.programs():
                     _attach(os.dup(fd), netns, "sk_lookup", f"{draft.path}/{name}")
@@ -129,6 +161,10 @@ class Pins:
         except OSError:
             draft.abandon()
             raise
+
+    def _inbound(self, cookie: int) -> libbpf.Object:
+        constants = {".rodata": cookie.to_bytes(8, "little")}
+        return libbpf.Object(f"{OBJECTS}/inbound.o", self._maps, constants)
 
     def inbound(self, cookie: int) -> int:
         """Return a descriptor of the sandbox's link. Raises `OSError`."""
@@ -184,15 +220,6 @@ class Lock:
         os.close(self._fd)
 
 
-def _load(path: str, draft: str) -> None:
-    loaded = libbpf.Object(path, f"{draft}/maps")
-    try:
-        for name, fd in loaded.programs():
-            bpf.pin(fd, f"{draft}/programs/{name}")
-    finally:
-        loaded.close()
-
-
 def _attach(program: int, target: int, hook: str, path: str) -> None:
     """Attach `program`, which is closed, and pin the link."""
     try:
@@ -203,6 +230,21 @@ def _attach(program: int, target: int, hook: str, path: str) -> None:
         bpf.pin(made, path)
     finally:
         os.close(made)
+
+
+def _move(path: str, program: int) -> None:
+    """Have the link pinned at `path` run `program`, which is closed."""
+    try:
+        pinned = bpf.pinned(path)
+        try:
+            bpf.update_link(pinned, program)
+        finally:
+            os.close(pinned)
+    except OSError as error:
+        if error.errno not in (errno.ENOLINK, errno.ENOENT):  # its cgroup or netns is gone, or itself is
+            raise
+    finally:
+        os.close(program)
 
 
 def _remove(directory: str, names: "tuple[str, ...]") -> None:

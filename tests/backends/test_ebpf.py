@@ -1,10 +1,12 @@
 """The eBPF backend's life: what it attaches, pins and keeps, as bpftool and the filesystem show it.
 
-Not its meaning: tests/contract holds that against the other backends.
+Not its meaning: tests/contract holds that against the other backends. Long because it is one life, from the
+first ADD of a node to what nobody remembers.
 """
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cni_plugin.backends import policy
+from cni_plugin.backends import pins, policy
 from cni_plugin.backends.common import Placement, Unsupported
 from cni_plugin.backends.ebpf import Ebpf
 from cni_plugin.backends.pins import ATTACHED, Draft
@@ -67,9 +69,10 @@ def pinned() -> list[str]:
     )
 
 
-def everything() -> tuple[list[str], int, int, int]:
-    """Return the pins, and how many programs, maps and links the kernel has."""
-    return pinned(), len(bpftool("prog")), len(bpftool("map")), len(bpftool("link"))
+def kept() -> list[str]:
+    """Return all that keeps a program, a map or a link alive, attachments apart: pins, and our descriptors."""
+    ours = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return [*pinned(), *(path for path in ours if os.path.lexists(path) and "bpf" in os.readlink(path))]
 
 
 def cookie_of(pod: Pod) -> int:
@@ -123,20 +126,15 @@ def test_delete_leaves_nothing_but_the_nodes_own(pod: Pod) -> None:
     """A link, a pin, a program or a map outlives the attachment: a node fills up with every pod."""
     pod.add("ebpf", EVERYTHING)
     pod.clear("ebpf")
-    before = everything()
+    before = kept()
     for _ in range(30):
         pod.add("ebpf", EVERYTHING)
         pod.add("ebpf", EVERYTHING.replace(inbound_port=OUTBOUND, inbound="tproxy"))
         pod.clear("ebpf")
-    # The kernel frees maps and programs some time after their last use.
-    for _ in range(500):
-        if everything() == before:
-            break
-        time.sleep(0.01)
-    assert everything() == before
+    assert kept() == before
     assert attached(pod.cgroup.path) == []
     for name in ("policies", "facts", "ports", "listeners"):
-        assert bpftool("map", "dump", "pinned", f"{bpffs()}/mesh-redirect/1/node/maps/{name}") == []
+        assert bpftool("map", "dump", "pinned", f"{bpffs()}/mesh-redirect/1/maps/{name}") == []
 
 
 def test_sandboxes_of_one_cgroup_share_its_links() -> None:
@@ -414,3 +412,32 @@ def test_facts_of_a_killed_add_are_replaced(pod: Pod) -> None:
     pod.add("ebpf", BASE)
     assert check(pod, BASE) == []
     assert pod.dial("10.1.2.3", 80, **APP).port == OUTBOUND
+
+
+def test_an_upgrade_moves_every_link_under_traffic(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    """A newer build's first ADD on a node breaks the connections of the pods that are there, or leaves them its elder's programs."""
+    pod.add("ebpf", EVERYTHING)
+    before = attached(pod.cgroup.path)
+    newer = shutil.copytree(pins.OBJECTS, f"{tmp_path}/newer")
+    with open(f"{newer}/digest", "w", encoding="ascii") as file:
+        file.write("newer\n")
+    monkeypatch.setattr(pins, "OBJECTS", newer)
+    old, other = pod.hold("10.1.2.3", 80, **APP), Namespace()
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(pod.outside.dial_all, [Dial(to="10.50.0.2", port=80)] * 300)
+        with entered(other.path):
+            Ebpf(placement(pod.cgroup)).probe(BASE, (4, 6))
+        arrived = running.result()
+    other.close()
+    after = attached(pod.cgroup.path)
+    assert {(seen.result, seen.port) for seen in arrived} == {("connected", INBOUND)}
+    assert pod.echo(old) == "alive"
+    assert len(after) == len(before)
+    assert not set(after) & set(before)
+    assert check(pod, EVERYTHING) == []
+    assert pod.dial("10.1.2.3", 80, **APP).original == ("10.1.2.3", 80)
+    assert [name for name in os.listdir(f"{bpffs()}/mesh-redirect/1") if "programs" in name] == [
+        "programs-newer"
+    ]

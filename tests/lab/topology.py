@@ -233,6 +233,9 @@ class Pod(Endpoint):
 
     def close(self) -> None:
         """End every process and namespace of the pod."""
+        if "ebpf" in self.programmed:
+            # Its links would stay pinned, with nothing to run for.
+            self.clear("ebpf")
         for endpoint in self.endpoints.values():
             endpoint.namespace.close()
         self.cgroup.close()
