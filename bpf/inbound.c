@@ -46,34 +46,46 @@ INLINE bool captured(struct bpf_sk_lookup *ctx, const struct policy *p)
 	return !(p->flags & TPROXY) || !handed_on(ctx, &from);
 }
 
+struct offer {
+	struct bpf_sk_lookup *ctx;
+	__u32 port;
+	__u32 taken; /* no bool: clang would return it unchecked */
+};
+
+static long offer_to(__u32 slot, struct offer *offer)
+{
+	struct listened key = {.cookie = netns_cookie, .port = offer->port, .slot = slot};
+	struct bpf_sock *sk = bpf_map_lookup_elem(&listeners, &key);
+	long error;
+
+	if (!sk)
+		return 0;
+	/* Refused for a listener of the other family. Of a group any member will do: the kernel chooses again
+	 * among all of it.
+	 */
+	error = bpf_sk_assign(offer->ctx, sk, 0);
+	bpf_sk_release(sk);
+	if (error)
+		return 0;
+	offer->taken = 1;
+	return 1;
+}
+
 SEC("sk_lookup")
 int inbound(struct bpf_sk_lookup *ctx)
 {
-	struct listened key = {.cookie = netns_cookie};
-	struct bpf_sock *sk;
+	struct offer offer = {.ctx = ctx};
 	struct policy p;
-	long error;
 
 	if (ctx->protocol != IPPROTO_TCP || !policy_of(netns_cookie, &p) || !(p.flags & ON_INBOUND))
 		return SK_PASS;
 	if (!captured(ctx, &p))
 		return SK_PASS;
-	key.port = p.inbound_port;
-	for (int slot = 0; slot < SLOTS; slot++) {
-		key.slot = slot;
-		sk = bpf_map_lookup_elem(&listeners, &key);
-		if (!sk)
-			continue;
-		/* Refused for a listener of the other family. Of a group any member will do: the kernel
-		 * chooses again among all of it.
-		 */
-		error = bpf_sk_assign(ctx, sk, 0);
-		bpf_sk_release(sk);
-		if (!error)
-			return SK_PASS;
-	}
+	offer.port = p.inbound_port;
+	/* Of a plain loop the verifier follows every round, 2 ms of each ADD. */
+	bpf_loop(SLOTS, offer_to, &offer, 0);
 	/* Nobody listens: the kernel answers with a reset, where the application would have been reached. */
-	return SK_DROP;
+	return offer.taken ? SK_PASS : SK_DROP;
 }
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -80,8 +80,7 @@ class Ebpf:
                     _accept_marks("1")
                 with self._linked(where):
                     self._inbound(redirection, cookie)
-                    if maps.listen(cookie, redirection.inbound_port):
-                        _run(self._pins.program("adopt"))
+                    self._listen(maps, cookie, redirection.inbound_port)
                     maps.commit(wanted)
                 if old is not None:
                     self._retire(maps, old, wanted)
@@ -108,6 +107,11 @@ class Ebpf:
             lock.__exit__()
             raise
         return lock
+
+    def _listen(self, maps: Maps, cookie: int, port: int) -> None:
+        """Have the port's listeners kept, and adopt those of before: 2 ms, so only if there are any."""
+        if maps.listen(cookie, port) and network.listens(port):
+            _run(self._pins.program("adopt"))
 
     def _inbound(self, redirection: Redirection, cookie: int) -> None:
         if redirection.inbound == "off":

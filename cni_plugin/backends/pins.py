@@ -83,6 +83,8 @@ class Pins:
             try:
                 for name in _NODE:
                     self._load(f"{OBJECTS}/{name}.o", draft.path)
+                # Each sandbox has its own, but whether this kernel takes it has to be known before one does.
+                self._inbound(0).close()
                 self._move_links(draft.path)
                 draft.commit()
             except OSError as error:

@@ -1,6 +1,6 @@
-"""What a network namespace's interfaces, addresses and routes are, over rtnetlink. It changes nothing.
+"""What a network namespace has: interfaces, addresses, routes, listeners, over netlink. Nothing is changed.
 
-Structures and constants: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h.
+Structures and constants: linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h, linux/inet_diag.h.
 """
 
 from _struct import pack, unpack, unpack_from
@@ -12,6 +12,8 @@ _GETLINK, _GETADDR, _GETROUTE, _GETRULE = 18, 22, 26, 34
 _IFLA_IFNAME, _IFA_ADDRESS, _IFA_LOCAL = 3, 1, 2
 _RTA_DST, _RTA_OIF, _RTA_PREFSRC, _RTA_MULTIPATH, _RTA_TABLE = 1, 4, 7, 9, 15
 _RTN_UNICAST, _RTN_LOCAL = 1, 2
+# NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY (linux/sock_diag.h); IPPROTO_TCP, TCP_LISTEN.
+_SOCK_DIAG, _BY_FAMILY, _TCP, _TCP_LISTEN = 4, 20, 6, 10
 _LOCAL, _MAIN, _DEFAULT = 255, 254, 253
 _FAMILIES = ((2, 4), (10, 16))  # AF_INET, AF_INET6, with an address's length
 
@@ -47,6 +49,20 @@ def read() -> Network:
         for family, size in _FAMILIES:
             routes += _routes(link, family, size, sources)
         return Network(interfaces=_interfaces(link), routes=tuple(routes), plain=_plain(link))
+    finally:
+        link.close()
+
+
+def listens(port: int) -> bool:
+    """Tell whether anybody in our namespace listens on TCP `port` (sock_diag(7)). Raises `OSError`."""
+    link = Netlink(_SOCK_DIAG)
+    try:
+        for family, _ in _FAMILIES:
+            request = pack("=BBBBI48x", family, _TCP, 0, 0, 1 << _TCP_LISTEN)
+            for body in link.ask(message(_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, request)):
+                if int.from_bytes(body[4:6]) == port:
+                    return True
+        return False
     finally:
         link.close()
 
