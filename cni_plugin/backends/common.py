@@ -27,6 +27,13 @@ class Unsupported(Exception):
         self.reason = reason
 
 
+class InNamespace:
+    """A backend that leaves nothing outside the network namespace."""
+
+    def forget(self, cookie: int) -> None:
+        """Do nothing: what was made is gone with the namespace."""
+
+
 # Comments of rules in both backends; letters, digits, blanks and hyphens only, as both syntaxes allow.
 WHY = {
     "I1": "excluded interface",
