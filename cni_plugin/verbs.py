@@ -174,7 +174,8 @@ def _act(
                 attach.sweep(conf, draft.unfinished)
                 draft.settled()
             draft.begin({**record, "families": list(families), "netnsCookie": netns.cookie()})
-            return attach.replace(conf, redirection, families, earlier)
+            pod_uid = request.args.get("K8S_POD_UID", "")
+            return attach.replace(conf, redirection, families, earlier, pod_uid)
     except netns.EnterFailed as error:
         raise _netns_failed(request, error) from None
     except OSError as error:
@@ -229,24 +230,30 @@ def _remove(
 
     With neither, whatever of ours is there.
     """
+    known = record or unfinished
     made = record is None or bool(record.get("backend"))
-    if not path or netns.is_own(path) or not (made or unfinished is not None):
+    if netns.is_own(path) or not (made or unfinished is not None) or not (path or known):
         return
     from cni_plugin.backends import attach  # noqa: PLC0415 - 3 ms that an unmeshed pod does not pay
 
     try:
-        with netns.entered(path):
-            if _is_of_another(conf, attachment, record or unfinished):
-                return
-            if record is None or unfinished is not None:
-                attach.sweep(conf, unfinished)
-            if record is not None and made:
-                attach.remove(conf, record)
+        if path:
+            with netns.entered(path):
+                if not _is_of_another(conf, attachment, known):
+                    if record is None or unfinished is not None:
+                        attach.sweep(conf, unfinished)
+                    if record is not None and made:
+                        attach.remove(conf, record)
+                    return
+                if known is None or known.get("netnsCookie") in (None, netns.cookie()):
+                    return
     except netns.EnterFailed as error:
-        # A namespace that is gone took its rules with it.
         if not error.gone:
             message = f"the redirection cannot be removed: {path} cannot be entered: {error.strerror}"
             raise CniError(errors.NETNS_FAILED, message) from None
+    # A namespace that is gone took what was in it; what is elsewhere is found by its cookie.
+    if known is not None and known.get("netnsCookie"):
+        attach.forget(conf, known)
 
 
 def _is_of_another(conf: Netconf, attachment: Attachment, known: "dict[str, Any] | None") -> bool:

@@ -4,6 +4,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
 
+    from cni_plugin.backends.common import Placement
     from cni_plugin.model.redirection import Redirection
 
     class Backend(Protocol):
@@ -34,14 +35,24 @@ if TYPE_CHECKING:
             The rules go; addresses and routes go unless `kept`, for `families`, needs them too.
             """
 
+        def forget(self, cookie: int) -> None:
+            """Remove what is left outside a network namespace that is gone. Raises `OSError`."""
 
-NAMES = ("nftables", "iptables")
+
+NAMES = ("nftables", "iptables", "ebpf")
 
 
-def load(name: str, cache_dir: str = "/run/mesh-redirect") -> "Backend":
-    """Return the backend `name`; only its own modules are imported. `cache_dir` keeps what it found out."""
+def load(name: str, cache_dir: str = "/run/mesh-redirect", placement: "Placement | None" = None) -> "Backend":
+    """Return the backend `name`; only its own modules are imported.
+
+    `cache_dir` keeps what it found out; `placement` is where eBPF programs are pinned and attached.
+    """
+    if name == "ebpf":
+        from cni_plugin.backends.ebpf import Ebpf  # noqa: PLC0415 - only what is used is imported
+
+        return Ebpf(placement)
     if name == "nftables":
-        from cni_plugin.backends.nftables import Nftables  # noqa: PLC0415 - only what is used is imported
+        from cni_plugin.backends.nftables import Nftables  # noqa: PLC0415 - same
 
         return Nftables()
     from cni_plugin.backends.iptables import Iptables  # noqa: PLC0415 - same

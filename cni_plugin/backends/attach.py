@@ -6,7 +6,7 @@ Every function raises `CniError`.
 
 from cni_plugin import backends
 from cni_plugin.backends import routes
-from cni_plugin.backends.common import NO_RECORD, Unsupported
+from cni_plugin.backends.common import NO_RECORD, Placement, Unsupported
 from cni_plugin.config import fields
 from cni_plugin.kernel import netns
 from cni_plugin.model.errors import APPLY_FAILED, NO_BACKEND, CniError
@@ -16,28 +16,38 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni_plugin.backends import Backend
     from cni_plugin.model.request import Netconf
 
     Record = dict[str, Any]
 
 
 def replace(
-    conf: "Netconf", redirection: Redirection | None, families: tuple[int, ...], earlier: "Record | None"
+    conf: "Netconf",
+    redirection: Redirection | None,
+    families: tuple[int, ...],
+    earlier: "Record | None",
+    pod_uid: str = "",
 ) -> "Record":
     """Make `redirection` true, or nothing if it is None, and take away what `earlier` left beside it."""
-    made: Record = {"netnsCookie": netns.cookie()}
+    made: Record = {"netnsCookie": netns.cookie(), "podUid": pod_uid}
     if redirection is not None:
-        made |= _apply(conf, redirection, families)
+        made |= _apply(conf, redirection, families, pod_uid)
     if earlier is not None and earlier.get("backend"):
         _retire(conf, earlier, made, redirection)
     return made
 
 
-def _apply(conf: "Netconf", redirection: Redirection, families: tuple[int, ...]) -> "Record":
+def _load(conf: "Netconf", name: str, pod_uid: str = "") -> "Backend":
+    place = Placement(bpffs=conf.bpffs, cgroup_root=conf.cgroup_root, cgroup=conf.cgroup, pod_uid=pod_uid)
+    return backends.load(name, conf.state_dir, place)
+
+
+def _apply(conf: "Netconf", redirection: Redirection, families: tuple[int, ...], pod_uid: str) -> "Record":
     """Apply with the first backend that can; why the others cannot goes into the record."""
     refused: dict[str, str] = {}
     for name in conf.backends:
-        backend = backends.load(name, conf.state_dir)
+        backend = _load(conf, name, pod_uid)
         try:
             backend.probe(redirection, families)
             backend.add(redirection, families)
@@ -59,7 +69,7 @@ def _retire(conf: "Netconf", earlier: "Record", made: "Record", kept: Redirectio
         if earlier["backend"] == made.get("backend"):
             routes.delete(old, kept, families)
         else:
-            backends.load(earlier["backend"], conf.state_dir).delete(old, kept, families)
+            _load(conf, earlier["backend"]).delete(old, kept, families)
     except (OSError, Unsupported) as error:
         raise CniError(APPLY_FAILED, f"the earlier redirection cannot be removed: {error}") from None
 
@@ -67,11 +77,22 @@ def _retire(conf: "Netconf", earlier: "Record", made: "Record", kept: Redirectio
 def remove(conf: "Netconf", record: "Record") -> None:
     """Remove what `record` says."""
     try:
-        backends.load(record["backend"], conf.state_dir).delete(_recorded(record)[0])
+        _load(conf, record["backend"]).delete(_recorded(record)[0])
     except Unsupported:
         pass  # a host that has lost its tools since ADD must not keep a sandbox for ever
     except OSError as error:
         raise CniError(APPLY_FAILED, f"the redirection cannot be removed: {error}") from None
+
+
+def forget(conf: "Netconf", record: "Record") -> None:
+    """Remove what is left of `record`, finished or not, outside its netns, which is gone."""
+    for name in (record["backend"],) if "backend" in record else backends.NAMES:
+        try:
+            _load(conf, name).forget(record["netnsCookie"])
+        except Unsupported:
+            pass  # as above
+        except OSError as error:
+            raise CniError(APPLY_FAILED, f"the redirection cannot be removed: {error}") from None
 
 
 def sweep(conf: "Netconf", unfinished: "Record | None") -> None:
@@ -82,7 +103,7 @@ def sweep(conf: "Netconf", unfinished: "Record | None") -> None:
         redirection = NO_RECORD
     for name in backends.NAMES:
         try:
-            backends.load(name, conf.state_dir).delete(redirection)
+            _load(conf, name).delete(redirection)
         except Unsupported:
             pass  # what cannot work here has made nothing here
         except OSError as error:
@@ -107,7 +128,8 @@ def differences(conf: "Netconf", record: "Record") -> "list[str]":
         return ["CNI_NETNS is not the network namespace that ADD redirected"]
     redirection, families = _recorded(record)
     try:
-        return backends.load(record["backend"], conf.state_dir).check(redirection, families)
+        backend = _load(conf, record["backend"], record.get("podUid", ""))
+        return backend.check(redirection, families)
     except (OSError, Unsupported) as error:
         raise CniError(APPLY_FAILED, f"the rules cannot be read: {error}") from None
 
@@ -118,9 +140,10 @@ def trial(conf: "Netconf", redirection: Redirection) -> "list[str]":
     for name in conf.backends:
         try:
             netns.unshare(netns.CLONE_NEWNET)
-            backend = backends.load(name, conf.state_dir)
+            backend = _load(conf, name)
             backend.probe(redirection, (4, 6))
             backend.add(redirection, (4, 6))
+            backend.forget(netns.cookie())
         except (OSError, Unsupported) as error:
             reasons.append(f"{name}: {error}")
         else:

@@ -1,12 +1,22 @@
-"""What every backend shares: the answer "not supported", and each row of the contract in a few words.
+"""What backends share: the answer "not supported", their place, each row of the contract in a few words.
 
 Not the rules themselves: `rules` makes those.
 """
 
 from cni_plugin.model.redirection import Redirection
+from cni_plugin.model.value import Value
 
 # What is removed where no record says what was added: routes and addresses of the defaults.
 NO_RECORD = Redirection(inbound="tproxy")
+
+
+class Placement(Value):
+    """Where eBPF programs are pinned, and what tells the cgroup they are attached to."""
+
+    bpffs: str = "/sys/fs/bpf"
+    cgroup_root: str = ""  # "": where cgroup version 2 is mounted
+    pod_uid: str = ""  # the pod's own cgroup, if there is one
+    cgroup: str = ""  # else this one, else the root: a policy is for one netns wherever its programs run
 
 
 class Unsupported(Exception):
@@ -15,6 +25,13 @@ class Unsupported(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class InNamespace:
+    """A backend that leaves nothing outside the network namespace."""
+
+    def forget(self, cookie: int) -> None:
+        """Do nothing: what was made is gone with the namespace."""
 
 
 # Comments of rules in both backends; letters, digits, blanks and hyphens only, as both syntaxes allow.

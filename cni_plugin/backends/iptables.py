@@ -6,7 +6,7 @@ Long because making the text, reading it back and comparing the two are one gram
 """
 
 from cni_plugin.backends import routes, xtables
-from cni_plugin.backends.common import NO_RECORD, WHY
+from cni_plugin.backends.common import NO_RECORD, WHY, InNamespace
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel.process import Failed
 from cni_plugin.model.parse import address_text, prefix_text
@@ -26,7 +26,7 @@ _HOOKS = ("prerouting", "input", "forward", "output")
 _MULTIPORT = 15
 
 
-class Iptables:
+class Iptables(InNamespace):
     """The backend; every method works in the network namespace the process is in."""
 
     name = "iptables"

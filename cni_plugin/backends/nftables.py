@@ -6,7 +6,7 @@ Not a rule generator: `rules` says what, this file says it in nf_tables' words, 
 import errno
 
 from cni_plugin.backends import routes
-from cni_plugin.backends.common import NO_RECORD, WHY, Unsupported
+from cni_plugin.backends.common import NO_RECORD, WHY, InNamespace, Unsupported
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel import nft
 from cni_plugin.kernel.netlink import NetlinkError
@@ -22,7 +22,7 @@ _PROTOCOLS = {"tcp": 6, "udp": 17}
 _LACKS = (errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOSYS)
 
 
-class Nftables:
+class Nftables(InNamespace):
     """The backend; every method works in the network namespace the process is in."""
 
     name = "nftables"

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "ebpf")
 MAX_BYTES = 16 << 20
 ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
 # All that DEL may depend on. A netconf broken after ADD must not keep a sandbox from being removed.
-FOR_DELETE = ("cniVersion", "name", "stateDir", "logLevel", "logFile")
+FOR_DELETE = ("cniVersion", "name", "stateDir", "bpffs", "logLevel", "logFile")
 
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
 _DIGITS = "0123456789"
@@ -182,6 +182,9 @@ OPTIONS: "dict[str, tuple[str, Callable[[str, object], object]]]" = {
     "agentSocket": ("agent_socket", socket_path),
     "agentNamespace": ("agent_namespace", namespace),
     "stateDir": ("state_dir", path),
+    "bpffs": ("bpffs", path),
+    "cgroupRoot": ("cgroup_root", path),
+    "cgroup": ("cgroup", path),
     "logLevel": ("log_level", log_level),
     "logFile": ("log_file", path),
 }

@@ -145,8 +145,8 @@ class NetconfModel(_Described):
         Any, WithJsonSchema({"type": "object", "additionalProperties": {"type": "boolean"}})
     ] = _unset("what the runtime is asked for; pod annotations need " + netconf.ANNOTATIONS)
     mesh: Annotated[str, Field(pattern="^[a-z][a-z0-9-]*$")] = _unset("dialect", Netconf.mesh)
-    backends: Annotated[list[Literal["nftables", "iptables"]], Field(min_length=1)] = _unset(
-        "order of preference; the first whose probe passes is used", list(netconf.BACKENDS)
+    backends: Annotated[list[Literal["nftables", "iptables", "ebpf"]], Field(min_length=1)] = _unset(
+        "order of preference; the first whose probe passes is used", list(Netconf.backends)
     )
     exclude_namespaces: list[Label] = _unset("namespaces whose pods pass", [])
     redirection: RedirectionModel = _unset("overrides of the dialect's defaults")
@@ -154,6 +154,9 @@ class NetconfModel(_Described):
     agent_socket: Path = _unset("the agent's unix socket", Netconf.agent_socket)
     agent_namespace: Label = _unset("namespace of the agent's own pods", Netconf.agent_namespace)
     state_dir: Path = _unset("directory of the attachments' records", Netconf.state_dir)
+    bpffs: Path = _unset("mounted bpffs in which eBPF programs are pinned", Netconf.bpffs)
+    cgroup_root: Path = _unset("mount of cgroup version 2; default where the kernel says it is")
+    cgroup: Path = _unset("cgroup of the sandbox where no pod uid tells; default cgroupRoot")
     log_level: Literal["debug", "info", "warn", "error"] = _unset("least level that is logged", "info")
     log_file: Path = _unset("log; default plugin.log in stateDir")
 

@@ -119,16 +119,26 @@ def enter_owning_user_namespace() -> None:
     xt_owner takes ids only from a writer in that namespace (net/netfilter/xt_owner.c, owner_check).
     There is no way back: for a child that is about to exec. Raises `OSError`.
     """
-    import fcntl  # noqa: PLC0415 - only in a child
-
-    net = _open(_OWN)
-    owner = fcntl.ioctl(net, _NS_GET_USERNS)
-    os.close(net)
-    mine = os.stat("/proc/self/ns/user")
-    theirs = os.fstat(owner)
-    if (mine.st_dev, mine.st_ino) != (theirs.st_dev, theirs.st_ino):
+    owner = owning_user_namespace()
+    if owner is not None:
         setns(owner, CLONE_NEWUSER)
+        os.close(owner)
         # Root of that namespace, else the tools take us for an ordinary user.
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
-    os.close(owner)
+
+
+def owning_user_namespace() -> "int | None":
+    """Return a descriptor of the user namespace that owns our network namespace; None if it is ours."""
+    import fcntl  # noqa: PLC0415 - only where a user namespace matters
+
+    net = _open(_OWN)
+    try:
+        owner = fcntl.ioctl(net, _NS_GET_USERNS)
+    finally:
+        os.close(net)
+    mine, theirs = os.stat("/proc/self/ns/user"), os.fstat(owner)
+    if (mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino):
+        os.close(owner)
+        return None
+    return owner

@@ -44,6 +44,9 @@ class Netconf(Value):
     agent_socket: str = "/run/mesh-redirect/agent.sock"
     agent_namespace: str = "mesh-redirect"
     state_dir: str = "/run/mesh-redirect"
+    bpffs: str = "/sys/fs/bpf"
+    cgroup_root: str = ""
+    cgroup: str = ""
     log_level: str = "info"  # debug | info | warn | error
     log_file: str = "/run/mesh-redirect/plugin.log"
     prev_result: "dict[str, Any] | None" = None

@@ -24,7 +24,7 @@ def pod() -> Iterator[Pod]:
     pod.close()
 
 
-@pytest.fixture(params=["nftables", "iptables"])
+@pytest.fixture(params=["nftables", "iptables", "ebpf"])
 def backend(request: pytest.FixtureRequest) -> str:
     """Give each backend's name, where the kernel has it."""
     name = str(request.param)

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from cni_plugin.backends.common import Unsupported
+from cni_plugin.kernel.netns import entered
 from cni_plugin.model.contract import PASS, REDIRECT, REJECT, outcome
 from tests.contract.run import (
     LISTENERS,
@@ -14,17 +16,18 @@ from tests.contract.run import (
     redirection,
     where_it_ended,
 )
-from tests.contract.table import CASES, Case
+from tests.contract.table import BASE, CASES, Case
 from tests.lab.need import need
 from tests.lab.topology import DEAD, Pod
 
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "ebpf")
 LINES = [pytest.param(case, family, id=f"{case.name}-ipv{family}") for case in CASES for family in case.over]
 RUNS = [
     pytest.param(backend, case, family, id=f"{backend}-{case.name}-ipv{family}")
     for backend in BACKENDS
     for case in CASES
     for family in case.over
+    if backend != "ebpf" or not case.changes.get("virtual_interfaces")
 ]
 
 
@@ -45,6 +48,13 @@ def test_the_kernel_does_what_the_table_says(
     assert where_it_ended(seen, case.who.port) == case.ends, seen
     if seen.result == "connected":
         assert_both_ends_are_told_the_truth(seen, case.who, family, redirection(case))
+
+
+def test_ebpf_leaves_guests_to_the_next_backend(program: Programmer) -> None:
+    """A guest's traffic, which no socket of this kernel carries, is taken on by a backend that cannot see it."""
+    need("ebpf")
+    with entered(program.pod.path), pytest.raises(Unsupported, match="virtualInterfaces"):
+        program.pod.backend("ebpf").probe(BASE.replace(virtual_interfaces=("net1",)), (4, 6))
 
 
 @pytest.mark.parametrize(("case", "family"), LINES)

@@ -125,11 +125,14 @@ def test_rules_of_others_stay(pod: Pod, backend: str) -> None:
 
 
 def test_captured_dns_has_a_conntrack_zone_of_its_own(pod: Pod, backend: str) -> None:
-    """Without it a client's port that the proxy used a moment ago escapes (test_socket_kinds has the effect)."""
+    """Without it a client's port that the proxy used a moment ago escapes (test_socket_kinds has the effect); ebpf has no conntrack."""
     pod.program(backend, BASE.replace(dns=ANYWHERE))
     assert pod.dial("10.96.0.10", 53, protocol="udp", uid=1000).port == 15053
     assert pod.dial("10.96.0.10", 53, protocol="udp", uid=1337).where == "outside"
     flows = pod.namespace.run("conntrack", "-L", "-p", "udp").splitlines()
+    if backend == "ebpf":
+        assert not flows
+        return
     assert sorted("zone" in line for line in flows) == [False, True]
     assert all("sport=15053" in line for line in flows if "zone" in line)
 

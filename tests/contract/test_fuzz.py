@@ -1,4 +1,4 @@
-"""Random redirections and random probes: nftables, iptables and the oracle agree.
+"""Random redirections and random probes: nftables, iptables, ebpf and the oracle agree.
 
 300 examples in the normal run, 20,000 with `make fuzz` (HYPOTHESIS_PROFILE=fuzz). An example programs each backend
 once and dials several times. A failure prints its blob; the example database replays it first the next time.
@@ -69,7 +69,7 @@ PORT_SPANS = (
     (9090, 9090),
     (15001, 15008),
 )
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "ebpf")
 IDS = (0, 7, 1000, 1001, PROXY, 70000, 0xFFFFFFFE)
 OWNERS = (1000, 1000, 1000, PROXY, *IDS)
 
@@ -211,7 +211,7 @@ def observed(seen: Seen) -> tuple[str, str, int]:
 
 @pytest.fixture(scope="module")
 def fuzzed(shared_pod: Pod) -> Iterator[Pod]:
-    """Give the pod that all examples share, where both backends can be had."""
+    """Give the pod that all examples share, where every backend can be had."""
     for backend in BACKENDS:
         need(backend)
     yield shared_pod
@@ -230,8 +230,12 @@ def test_backends_and_oracle_agree(
     for row in {one.row for one in said}:
         event(row)
     for backend in BACKENDS:
+        if backend == "ebpf" and redirection.virtual_interfaces:
+            continue  # it refuses: test_contract
         fuzzed.program(backend, redirection, families)
         for (who, family), one in zip(dials, said, strict=True):
+            if backend == "ebpf" and who.place == "guest" and who.to not in OWN_NAMES:
+                continue  # the documented difference: what a pod forwards meets no socket of its own
             seen = fuzzed.endpoints[who.place].dial_all([dial(who, family)])[0]
             note(f"{backend}: {who} over IPv{family}: {one.row} {one.why} -> {seen}")
             assert (backend, *observed(seen)) == (backend, *expected(who, one))

@@ -100,14 +100,19 @@ def test_fast_open_to_a_proxy_that_is_down(shared_pod: Pod, backend: str, family
 
 @FAMILIES
 @pytest.mark.parametrize("direction", ["out", "in"])
-def test_mptcp_client(captured: Pod, family: int, direction: str) -> None:
+def test_mptcp_client(captured: Pod, backend: str, family: int, direction: str) -> None:
     """Multipath TCP bypasses the proxy or fails to fall back to TCP with it."""
     need("mptcp")
     client = captured if direction == "out" else captured.outside
     target = address("service" if direction == "out" else "own", family)
     seen = client.dial(target, 80, mptcp=True)
     assert (seen.where, seen.port) == ("pod", OUTBOUND if direction == "out" else INBOUND)
-    assert seen.original == seen.peername == (target, 80)
+    assert seen.original == (target, 80)
+    if backend == "ebpf" and direction == "out":
+        # The documented difference: what it dialled is known of the first subflow, not of the whole.
+        assert seen.peername == (address("loopback", family), OUTBOUND)
+    else:
+        assert seen.peername == (target, 80)
 
 
 @FAMILIES
@@ -203,6 +208,8 @@ def test_client_bound_to_a_device_times_out(captured: Pod, family: int) -> None:
 def test_packets_of_no_connection(shared_pod: Pod, backend: str, family: int, mode: str) -> None:
     """With dropInvalid such packets reach the pod untranslated, and its reset kills the proxy's connection."""
     ends = {"source": address("node", family), "to": address("own", family), "port": 80}
-    for drop, expected in ((False, "reset"), (True, "silence")):
+    # Without conntrack no packet is in an invalid state: this one simply has no socket.
+    dropped = "reset" if backend == "ebpf" else "silence"
+    for drop, expected in ((False, "reset"), (True, dropped)):
         shared_pod.program(backend, EVERYTHING.replace(inbound=mode, drop_invalid=drop))
         assert shared_pod.outside.namespace.ask("stray_fin", **ends) == expected

@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.lab.ground import Cgroup
+
 WORKER = Path(__file__).with_name("worker.py")
 # A child user namespace's ids 0..65535 are these on the machine; any unused range does.
 USERNS_FIRST = 1_000_000
@@ -20,11 +22,14 @@ USERNS_COUNT = 65_536
 class Namespace:
     """A new netns; with `user`, one that belongs to a new user namespace. Gone when closed, or when we die."""
 
-    def __init__(self, user: bool = False) -> None:
+    def __init__(self, user: bool = False, cgroup: Cgroup | None = None) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-IS", str(WORKER), str(theirs.fileno()), *(["user"] if user else [])]
             self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        if cgroup:
+            # Before it makes a socket: a socket belongs to the cgroup it was made in.
+            cgroup.join(self.process.pid)
         self.user = user
         self.channel = ours
         self.stream = ours.makefile("rw", encoding="utf-8")

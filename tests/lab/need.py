@@ -15,6 +15,7 @@ from functools import cache
 
 import pytest
 
+from tests.lab.ground import Cgroup, bpffs
 from tests.lab.namespace import Namespace
 
 IPPROTO_MPTCP = 262  # linux/in.h
@@ -95,6 +96,22 @@ def _iptables() -> None:
     )
 
 
+def _ebpf() -> None:
+    """Load every kind of program the datapath is made of, as somebody else's tool does."""
+    where = Cgroup()
+    try:
+        bpffs()
+        known = subprocess.run(
+            ["bpftool", "feature", "probe", "kernel"], capture_output=True, text=True
+        ).stdout
+        for kind in ("cgroup_sock_addr", "cgroup_sockopt", "sock_ops", "sk_lookup"):
+            if f"eBPF program_type {kind} is available" not in known:
+                raise OSError(f"program type {kind} is not available")
+        os.stat("/sys/kernel/btf/vmlinux")
+    finally:
+        where.close()
+
+
 def _user_namespaces() -> None:
     namespace = Namespace(user=True)
     try:
@@ -127,6 +144,7 @@ FEATURES = {
         _iptables, ("CONFIG_IP_NF_NAT", "CONFIG_IP6_NF_NAT", "CONFIG_NETFILTER_XT_TARGET_TPROXY")
     ),
     "containers": Feature(_containers, ("CONFIG_PID_NS", "CONFIG_CGROUP_PIDS")),
+    "ebpf": Feature(_ebpf, ("CONFIG_BPF_SYSCALL", "CONFIG_CGROUP_BPF", "CONFIG_DEBUG_INFO_BTF")),
     "user namespaces": Feature(_user_namespaces, ("CONFIG_USER_NS",)),
     "mptcp": Feature(_mptcp, ("CONFIG_MPTCP", "CONFIG_MPTCP_IPV6")),
 }

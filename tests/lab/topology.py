@@ -9,12 +9,16 @@ The pod runs the proxy's listeners, owned by the proxy's uid and gid, and the ap
 
 from dataclasses import asdict, dataclass
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from cni_plugin.backends import load
 from cni_plugin.kernel.netns import entered
 from cni_plugin.model.redirection import Redirection
+from tests.lab.ground import Cgroup, placement
 from tests.lab.namespace import Namespace
+
+if TYPE_CHECKING:
+    from cni_plugin.backends import Backend
 
 PROXY = 1337
 OUTBOUND, INBOUND, DNS = 15001, 15006, 15053
@@ -161,7 +165,8 @@ class Pod(Endpoint):
     def __init__(self, user: bool = False) -> None:
         self.outside = Endpoint("outside", Namespace())
         self.guest = Endpoint("guest", Namespace())
-        super().__init__("pod", Namespace(user))
+        self.cgroup = Cgroup()
+        super().__init__("pod", Namespace(user, self.cgroup))
         self.endpoints = {"pod": self, "outside": self.outside, "guest": self.guest}
         # By backend, and by what a redirection needs beside rules: what `clear` has to take away.
         self.programmed: dict[str, dict[tuple[object, ...], Redirection]] = {}
@@ -196,13 +201,17 @@ class Pod(Endpoint):
         self.listen(OUTBOUND, DNS, uid=PROXY, gid=PROXY)
         self.listen(INBOUND, uid=PROXY, gid=PROXY, transparent=True)
 
+    def backend(self, name: str) -> "Backend":
+        """Return the backend `name`, placed in this pod's cgroup."""
+        return load(name, placement=placement(self.cgroup))
+
     def add(self, backend: str, redirection: Redirection, families: tuple[int, ...] = (4, 6)) -> None:
         """Have `backend` make `redirection` true, as an ADD does."""
         r = redirection
         beside = (r.inbound, r.tproxy_mark, r.tproxy_table, r.passthrough_sources)
         self.programmed.setdefault(backend, {})[beside] = redirection
         with entered(self.path):
-            load(backend).add(redirection, families)
+            self.backend(backend).add(redirection, families)
 
     def program(self, backend: str, redirection: Redirection, families: tuple[int, ...] = (4, 6)) -> None:
         """Add where others were programmed before: only this backend's rules are left, and no flow of before."""
@@ -220,12 +229,16 @@ class Pod(Endpoint):
     def delete(self, backend: str, redirection: Redirection) -> None:
         """Have `backend` take `redirection` away, as a DEL does."""
         with entered(self.path):
-            load(backend).delete(redirection)
+            self.backend(backend).delete(redirection)
 
     def close(self) -> None:
         """End every process and namespace of the pod."""
+        if "ebpf" in self.programmed:
+            # Its links would stay pinned, with nothing to run for.
+            self.clear("ebpf")
         for endpoint in self.endpoints.values():
             endpoint.namespace.close()
+        self.cgroup.close()
 
 
 def _pod_links(outside: int, guest: int) -> str:

@@ -37,6 +37,9 @@ IPV6_RECVPKTINFO = 49
 IPV6_PKTINFO = 50
 IP_PKTINFO = 8
 FIN_ACK = 0x11
+KEEP = ctypes.c_uint(0xFFFFFFFF)
+# asm/unistd.h of x86-64, and asm-generic/unistd.h of the others.
+SYS_SETRESUID, SYS_SETRESGID = (117, 119) if os.uname().machine == "x86_64" else (147, 149)
 RST = 0x04
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -49,31 +52,32 @@ def call(result: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
-def open_socket(spec: Request, kind: int, protocol: int = 0) -> socket.socket:
-    """Make a socket that belongs to the uid and gid of `spec`.
+class Owner:
+    """Be the uid and gid of `spec`, really and effectively, and become root again.
 
-    Both xt_owner and nft's skuid read the fsuid and fsgid that the socket's file was opened with, so changing
-    them around socket(2) makes an owner without a fork. They are per thread: the farm is not affected.
+    xt_owner and nft's skuid read who opened the socket, BPF programs who connects: so a client is its owner in
+    both. The raw system calls are per thread, where libc's would change the farm too.
     """
+
+    def __init__(self, spec: Request) -> None:
+        self.uid, self.gid = spec.get("uid", 0), spec.get("gid", 0)
+
+    def __enter__(self) -> None:
+        if self.uid or self.gid:
+            call(libc.syscall(SYS_SETRESGID, ctypes.c_uint(self.gid), ctypes.c_uint(self.gid), KEEP))
+            call(libc.syscall(SYS_SETRESUID, ctypes.c_uint(self.uid), ctypes.c_uint(self.uid), KEEP))
+
+    def __exit__(self, *_: object) -> None:
+        if self.uid or self.gid:
+            call(libc.syscall(SYS_SETRESUID, 0, 0, KEEP))
+            call(libc.syscall(SYS_SETRESGID, 0, 0, KEEP))
+
+
+def open_socket(spec: Request, kind: int, protocol: int = 0) -> socket.socket:
+    """Make a socket that belongs to the uid and gid of `spec`."""
     v6 = spec.get("mapped") or ":" in spec.get("to", "") or spec.get("family") == 6
-    uid, gid = spec.get("uid", 0), spec.get("gid", 0)
-    libc.setfsgid(ctypes.c_uint(gid))
-    libc.setfsuid(ctypes.c_uint(uid))
-    try:
-        if (libc.setfsuid(ctypes.c_uint(uid)), libc.setfsgid(ctypes.c_uint(gid))) != (
-            signed(uid),
-            signed(gid),
-        ):
-            raise OSError(errno.EPERM, f"cannot become {uid}:{gid}")
+    with Owner(spec):
         return socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind, protocol)
-    finally:
-        libc.setfsuid(0)
-        libc.setfsgid(0)
-
-
-def signed(number: int) -> int:
-    """Return an id as the C int that setfsuid returns."""
-    return number - (1 << 32) if number >= 1 << 31 else number
 
 
 def name(address: Any) -> list[Any] | None:
@@ -125,10 +129,10 @@ class Farm(threading.Thread):
         self.listeners[sock.fileno()] = spec
         self.watch(sock)
 
-    def unlisten(self, port: int) -> None:
-        """Close every listener of `port`."""
+    def unlisten(self, port: int, tag: str = "") -> None:
+        """Close every listener of `port`, or those of a tag alone."""
         for fd, spec in list(self.listeners.items()):
-            if spec["port"] == port:
+            if spec["port"] == port and tag in ("", spec.get("tag")):
                 del self.listeners[fd]
                 self.forget(fd)
 
@@ -233,7 +237,8 @@ class Dial:
     def talk(self) -> Request:
         """Connect, hear the listener's view, and return both ends' views."""
         try:
-            view = self.meet_tcp() if self.tcp else self.meet_udp()
+            with Owner(self.spec):
+                view = self.meet_tcp() if self.tcp else self.meet_udp()
         except TimeoutError:
             return {"result": "timeout"}
         except ConnectionRefusedError:
@@ -324,8 +329,8 @@ class Worker:
         for spec in specs:
             self.farm.listen(spec)
 
-    def unlisten(self, port: int) -> None:
-        self.farm.unlisten(port)
+    def unlisten(self, port: int, tag: str = "") -> None:
+        self.farm.unlisten(port, tag)
 
     def sysctl(self, values: dict[str, str]) -> None:
         for key, value in values.items():

@@ -15,6 +15,7 @@ from itertools import count
 from typing import IO, Any, Self
 
 from install import launcher
+from tests.lab.ground import Cgroup, bpffs
 
 ROOT = launcher.ROOT
 TOOLS = os.path.join(ROOT, ".tools", "bin")
@@ -52,8 +53,14 @@ def until(ready: Callable[[], Any], what: str, seconds: float = 15) -> Any:
 class Netns:
     """A network namespace with a name, loopback up, and the processes we started in it."""
 
-    def __init__(self, role: str) -> None:
-        self.name = f"mr-{os.getpid()}-{next(_serial)}-{role}"
+    def __init__(self, role: str, pods: str = "") -> None:
+        number = next(_serial)
+        self.name = f"mr-{os.getpid()}-{number}-{role}"
+        # As the kubelet does, before the runtime is asked for a sandbox; `pods` is where.
+        self.args = f"IgnoreUnknown=1;K8S_POD_UID={number:08d}-0000" if pods else ""
+        self._cgroup = f"{pods}/pod{number:08d}-0000" if pods else ""
+        if pods:
+            os.mkdir(self._cgroup)
         self.path = f"/run/netns/{self.name}"
         self._processes: list[subprocess.Popen[str]] = []
         run("ip", "netns", "add", self.name)
@@ -64,6 +71,8 @@ class Netns:
     def inside(self, *command: str, uid: int = 0, capabilities: str = "") -> list[str]:
         """Return `command` as it has to be started to run in here, as `uid` (and the gid of the same number)."""
         line = ["nsenter", f"--net={self.path}"]
+        if self._cgroup:
+            line = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', f"{self._cgroup}/cgroup.procs", *line]
         if uid:
             line += ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         if capabilities:
@@ -123,6 +132,8 @@ class Netns:
         for process in list(self._processes):
             self.stop(process)
         run("ip", "netns", "del", self.name)
+        if self._cgroup:
+            os.rmdir(self._cgroup)
 
 
 class Node:
@@ -140,6 +151,9 @@ class Node:
             os.symlink(os.path.join(TOOLS, tool), os.path.join(self.bin, tool))
         launcher.write(self.bin)
         self.netns = Netns("node")
+        self._cgroup = Cgroup()
+        self._kubepods = f"{self._cgroup.path}/kubepods"
+        os.mkdir(self._kubepods)
         self._pods: list[Netns] = []
 
     def _made(self, name: str) -> str:
@@ -154,10 +168,12 @@ class Node:
         for pod in self._pods:
             pod.close()
         self.netns.close()
+        os.rmdir(self._kubepods)
+        self._cgroup.close()
 
     def pod(self, role: str) -> Netns:
         """Make an empty sandbox, as a runtime does before it calls the chain."""
-        self._pods.append(Netns(role))
+        self._pods.append(Netns(role, self._kubepods))
         return self._pods[-1]
 
     def forget(self, pod: Netns) -> None:
@@ -199,6 +215,8 @@ class Node:
         return {
             "type": launcher.NAME,
             "stateDir": self.state,
+            "bpffs": bpffs(),
+            "cgroupRoot": self._cgroup.path,
             "agent": "never",
             "capabilities": {ANNOTATIONS: True},
             **netconf,

@@ -8,7 +8,7 @@ from tests.runtime.envoy import Envoy
 from tests.runtime.node import PROXY, Netns, Node
 from tests.runtime.proxies import HAProxy, Squid
 
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "ebpf")
 FAMILIES = (4, 6)
 
 
@@ -26,7 +26,7 @@ class Pods:
     @staticmethod
     def _attached(node: Node, name: str, network: str) -> Netns:
         pod = node.pod(name)
-        done = node.cnitool("add", network, pod)
+        done = node.cnitool("add", network, pod, args=pod.args)
         assert done.returncode == 0, done.stdout + done.stderr
         pod.serve(name, 8080)
         return pod
