@@ -17,7 +17,7 @@ from tests.runtime import envoy
 from tests.runtime.envoy import INBOUND, OUTBOUND
 from tests.runtime.node import APP, PROXY, Node
 
-BACKENDS = ("nftables", "iptables")
+BACKENDS = ("nftables", "iptables", "ebpf")
 HEAD = ("row", "who called", "whom", "seen by", "original destination", "client the proxy saw")
 DIM, BOLD, OFF = ("\033[2m", "\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
@@ -85,14 +85,14 @@ def without_a_proxy(scene: Scene) -> None:
 
 
 def check(scene: Scene) -> None:
-    """CHECK, break one rule, CHECK again: it has to name the rule."""
+    """CHECK, break one thing, CHECK again: it has to name the thing."""
     scene.verb("check", scene.shop)
     say("CHECK", "as it should be")
-    rule, command = scene.delete_one_rule()
-    say("break", f"somebody deletes one rule: {rule}")
+    what, command, name = scene.break_it()
+    say("break", f"somebody takes away {what}")
     quote(shlex.join(command), [])
     failed = scene.verb("check", scene.shop, fails=True).strip()
-    expect("missing" in failed and "O10" in failed, f"CHECK does not name the rule of row O10:\n{failed}")
+    expect(name in failed, f"CHECK does not name {name}:\n{failed}")
     say("CHECK", "fails, and names it")
     quote("cnitool check", failed.splitlines())
 

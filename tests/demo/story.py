@@ -3,14 +3,18 @@
 Not the narrator: `demo` prints. Observations come from Envoy's access log, the sockets, nft and iptables.
 """
 
+import glob
 import json
 import os
 import shlex
 from typing import Any, NamedTuple
 
+from tests.lab.ground import bpffs
 from tests.runtime.envoy import OUTBOUND, Envoy
 from tests.runtime.node import ANNOTATIONS, APP, PROXY, Netns, Node, run
 
+# Layout 1 of what the eBPF backend pins (cni_plugin/backends/pins.py).
+PINS = "{bpffs}/mesh-redirect/1"
 PORT = 8080
 EXCLUDED = 9090
 HOST_PORT = 18080
@@ -86,7 +90,7 @@ class Scene:
             "portMappings": [mapping] if meshed else [],
         }
         name = "shop" if meshed else "peer"
-        args = f"IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME={name}"
+        args = f"{pod.args};K8S_POD_NAMESPACE=demo;K8S_POD_NAME={name}"
         done = self._node.cnitool(verb, self._network, pod, args=args, capabilities=capabilities)
         told = done.stdout + done.stderr
         expect(
@@ -146,11 +150,21 @@ class Scene:
         expect(seen["client"] == client, f"{claim}: client {seen['client']}, not {client}")
         return [call.row, who, whom, seen["listener"], seen["original"], seen["client"]]
 
-    def delete_one_rule(self) -> tuple[str, list[str]]:
-        """Delete the rule that takes whatever goes out; return it and the command that deleted it."""
-        rule, command = self._nft_delete() if self._backend == "nftables" else self._iptables_delete()
+    def break_it(self) -> tuple[str, list[str], str]:
+        """Take away what sends on whatever goes out; return it, the command that did, and what CHECK has to name."""
+        broken = {
+            "nftables": self._nft_delete,
+            "iptables": self._iptables_delete,
+            "ebpf": self._detach_program,
+        }
+        what, command = broken[self._backend]()
         self.shop.run(*command)
-        return rule, command
+        return what, command, "connect4" if self._backend == "ebpf" else "O10"
+
+    def _detach_program(self) -> tuple[str, list[str]]:
+        links = glob.glob(f"{PINS}/cgroups/*/connect4".format(bpffs=bpffs()))
+        expect(len(links) == 1, f"{len(links)} cgroups have a program at connect4, not the shop's alone")
+        return "the link of the program at connect(2)", ["rm", links[0]]
 
     def _nft_delete(self) -> tuple[str, list[str]]:
         table = chain = ""
@@ -183,7 +197,16 @@ class Scene:
         )
         seen = [(command, _added(self.shop.run(*command.split()))) for command in commands]
         attachments = os.path.join(self._node.state, "attachments")
-        return [*seen, ("ls STATE/attachments", run("ls", attachments))]
+        seen.append(("ls STATE/attachments", run("ls", attachments)))
+        if self._backend == "ebpf":
+            pins = PINS.format(bpffs=bpffs())
+            seen += [(f"ls BPFFS/{kind}", run("ls", f"{pins}/{kind}")) for kind in ("cgroups", "sandboxes")]
+            seen.append(("bpftool map dump pinned BPFFS/maps/policies", self._policies(pins)))
+        return seen
+
+    def _policies(self, pins: str) -> str:
+        dumped = json.loads(run("bpftool", "--json", "map", "dump", "pinned", f"{pins}/maps/policies"))
+        return "".join(f"{policy}\n" for policy in dumped)
 
 
 def _added(text: str) -> str:
