@@ -6,7 +6,7 @@
 /* There is no bpf_get_netns_cookie in these programs, so this one is loaded for each sandbox. */
 volatile const __u64 netns_cookie;
 
-/* I5: from the sandbox itself. Over loopback too it comes by the interface that has its address. */
+/* From the sandbox itself. Over loopback too it comes by the interface that has its address. */
 INLINE bool from_inside(const struct policy *p, const struct address *from, const struct address *to)
 {
 	return is_loopback(from) || equal(from, to) || bits_of(address_fact(p, from)) & STAYS;
@@ -25,25 +25,28 @@ INLINE bool handed_on(struct bpf_sk_lookup *ctx, const struct address *from)
 	return bpf_map_lookup_elem(&handshakes, &key);
 }
 
-INLINE bool captured(struct bpf_sk_lookup *ctx, const struct policy *p)
+/* None: what the table is not about, or has judged before. */
+INLINE enum row inbound_row(struct bpf_sk_lookup *ctx, const struct policy *p)
 {
 	struct address from = BY_FAMILY(ctx->family, ctx->remote_ip4, ctx->remote_ip6);
 	struct address to = BY_FAMILY(ctx->family, ctx->local_ip4, ctx->local_ip6);
 	__u32 port;
 
 	if (!programmed(p, &to) || from_inside(p, &from, &to))
-		return false;
+		return NO_ROW;
+	if (p->flags & TPROXY && handed_on(ctx, &from))
+		return NO_ROW;
 	if (bits_of(number_fact(p, FACT_INTERFACE, 32, ctx->ingress_ifindex)) & EXCLUDE_IN)
-		return false;
+		return I1;
 	if (bits_of(address_fact(p, &from)) & EXCLUDE_IN)
-		return false;
+		return I2;
 	port = ctx->local_port;
 	if (p->tunnel_port && port == p->tunnel_port)
-		return false;
+		return I3;
 	port = bits_of(number_fact(p, FACT_PORT, 16, port));
-	if (port & EXCLUDE_IN || !(port & INCLUDE_IN))
-		return false;
-	return !(p->flags & TPROXY) || !handed_on(ctx, &from);
+	if (port & EXCLUDE_IN)
+		return I3;
+	return port & INCLUDE_IN ? I4 : I5;
 }
 
 struct offer {
@@ -76,10 +79,13 @@ int inbound(struct bpf_sk_lookup *ctx)
 {
 	struct offer offer = {.ctx = ctx};
 	struct policy p;
+	enum row row;
 
 	if (ctx->protocol != IPPROTO_TCP || !policy_of(netns_cookie, &p) || !(p.flags & ON_INBOUND))
 		return SK_PASS;
-	if (!captured(ctx, &p))
+	row = inbound_row(ctx, &p);
+	count(&p, row);
+	if (row != I4)
 		return SK_PASS;
 	offer.port = p.inbound_port;
 	/* Of a plain loop the verifier follows every round, 2 ms of each ADD. */

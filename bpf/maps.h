@@ -29,6 +29,17 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } facts SEC(".maps");
 
+/* By netns cookie. An ADD makes the element and a DEL removes it: a program makes none, so none is left
+ * behind. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct hits);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} counters SEC(".maps");
+
 /* What a redirected client dialled, and whom it got instead. Goes with the socket. */
 struct dialled {
 	struct address to;

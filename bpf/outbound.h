@@ -34,47 +34,73 @@ INLINE bool captures_dns(const struct policy *p, const struct flow *f, __u32 to)
 	return f->port == DNS && to & DNS_SERVER && p->flags & (f->tcp ? DNS_TCP : DNS_UDP);
 }
 
-/* O1 to O3. */
-INLINE bool excluded(const struct policy *p, const struct flow *f, __u32 to, const struct fact *port,
-		     __u32 uid)
+/* O1 to O3, if one of them is it. */
+INLINE enum row excluded(const struct policy *p, const struct flow *f, __u32 to, const struct fact *port,
+			 __u32 uid)
 {
 	__u64 rules = exclusions_of(port) & (f->tcp ? p->tcp_exclusions : p->udp_exclusions);
 
-	if (to & BY_EXCLUDED || bits_of(port) & EXCLUDE_OUT)
-		return true;
+	if (to & BY_EXCLUDED)
+		return O1;
+	if (bits_of(port) & EXCLUDE_OUT)
+		return O2;
 	if (rules && rules & exclusions_of(number_fact(p, FACT_UID, 32, uid)))
-		return true;
+		return O2;
 	if (bits_of(address_fact(p, &f->source)) & PASSTHROUGH)
-		return true;
-	return p->flags & TPROXY && f->mark == p->tproxy_mark;
+		return O3;
+	return p->flags & TPROXY && f->mark == p->tproxy_mark ? O3 : NO_ROW;
 }
 
-INLINE enum verdict outbound(const struct policy *p, struct flow *f)
+/* Which row it is. */
+INLINE enum row outbound_row(const struct policy *p, struct flow *f)
 {
 	__u64 id = bpf_get_current_uid_gid();
 	const struct fact *destination = address_fact(p, &f->to);
 	const struct fact *port = number_fact(p, FACT_PORT, 16, f->port);
 	__u32 to = bits_of(destination), gid;
+	enum row row;
 
 	f->source = f->from;
 	if (is_any(&f->from) && destination)
 		f->source = destination->source;
-	if (excluded(p, f, to, port, id))
-		return PASS;
+	row = excluded(p, f, to, port, id);
+	if (row != NO_ROW)
+		return row;
 	gid = bits_of(number_fact(p, FACT_GID, 32, id >> 32));
 	if (gid & PROXY || bits_of(number_fact(p, FACT_UID, 32, id)) & PROXY)
-		return self_call(p, f, to) ? TO_INBOUND : PASS;
+		return self_call(p, f, to) ? O4 : O5;
 	if (gid & EXCLUDE_OUT || (!(p->flags & ALL_GIDS) && !(gid & INCLUDE_OUT)))
-		return PASS;
+		return O5;
 	if (captures_dns(p, f, to))
+		return O6;
+	if (to & LOOPBACK_CIDR || (to & STAYS && !(p->flags & INCLUDE_LOOPBACK)))
+		return O7;
+	if (to & EXCLUDE_OUT)
+		return O8;
+	row = bits_of(port) & INCLUDE_OUT ? O9 : to & INCLUDE_OUT ? O10 : O11;
+	if (f->tcp || row == O11)
+		return row;
+	return f->port == HTTPS && p->flags & REJECT_QUIC ? UDP443 : O11;
+}
+
+INLINE enum verdict outbound(const struct policy *p, struct flow *f)
+{
+	enum row row = outbound_row(p, f);
+
+	count(p, row);
+	switch (row) {
+	case O4:
+		return TO_INBOUND;
+	case O6:
 		return TO_DNS;
-	if (to & (LOOPBACK_CIDR | EXCLUDE_OUT) || (to & STAYS && !(p->flags & INCLUDE_LOOPBACK)))
-		return PASS;
-	if (!((bits_of(port) | to) & INCLUDE_OUT))
-		return PASS;
-	if (f->tcp)
+	case O9:
+	case O10:
 		return TO_OUTBOUND;
-	return f->port == HTTPS && p->flags & REJECT_QUIC ? REJECT : PASS;
+	case UDP443:
+		return REJECT;
+	default:
+		return PASS;
+	}
 }
 
 /* Of UDP nothing but DNS and QUIC is ever touched. */

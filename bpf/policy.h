@@ -82,4 +82,12 @@ struct fact {
 	struct address source; /* which of its addresses the sandbox has when it goes there */
 };
 
+/* Rows of the contract, as they are counted. */
+enum row { NO_ROW, O1, O2, O3, O4, O5, O6, O7, O8, O9, O10, O11, UDP443, I1, I2, I3, I4, I5, ROWS };
+
+/* One CPU's, of one sandbox. */
+struct hits {
+	__u64 of[ROWS];
+};
+
 #endif

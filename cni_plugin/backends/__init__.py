@@ -24,6 +24,9 @@ if TYPE_CHECKING:
         def check(self, redirection: Redirection, families: tuple[int, ...]) -> list[str]:
             """Return what is missing, changed or added, a line each."""
 
+        def counters(self) -> dict[str, int]:
+            """Return how often each row decided since the last `add`; rows that never did are left out."""
+
         def delete(
             self,
             redirection: Redirection = ...,

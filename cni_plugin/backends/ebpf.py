@@ -229,6 +229,13 @@ class Ebpf:
             )
         return lines + self._not_running(redirection, cookie) + routes.check(redirection, families)
 
+    def counters(self) -> "dict[str, int]":
+        """Return how often each row decided since the last `add`."""
+        if not self._pins.is_used():
+            return {}
+        with Maps(self._pins) as maps:
+            return maps.hits(netns.cookie())
+
     def _not_running(self, redirection: Redirection, cookie: int) -> "list[str]":
         lines = []
         target = os.open(self._cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

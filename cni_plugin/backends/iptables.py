@@ -5,7 +5,7 @@ Text is in the form that iptables-save prints, so that what was put in and what 
 Long because making the text, reading it back and comparing the two are one grammar.
 """
 
-from cni_plugin.backends import routes, xtables
+from cni_plugin.backends import hits, routes, xtables
 from cni_plugin.backends.common import NO_RECORD, WHY, InNamespace
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel.process import Failed
@@ -66,6 +66,14 @@ class Iptables(InNamespace):
                 printed = self._applier().reprinted(family, _text({}, wanted))
                 differences += _differences(family, ours(printed), found)
         return differences + routes.check(redirection, families)
+
+    def counters(self) -> "dict[str, int]":
+        """Return how often each row decided since the last `add`."""
+        found = []
+        for family in (4, 6):
+            if xtables.in_use(family):
+                found += counted(self._applier().save(family, counters=True))
+        return hits.tally(found)
 
     def delete(
         self,
@@ -287,6 +295,23 @@ def ours(saved: str) -> "dict[str, list[str]]":
         elif line.startswith("-A ") and f" {PREFIX}" in line:
             found.setdefault(table, []).append(line)
     return {table: found[table] for table in TABLES if table in found}
+
+
+def counted(saved: str) -> "list[tuple[str, str, int]]":
+    """Return (chain, comment, packets) of the rules that decide, of what iptables-save -c printed."""
+    chains = {(table, chain_name(name)): name for name, table in hits.DECIDING.items()}
+    found = []
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("["):
+            counters, _, rule = line.partition("] -A ")
+            chain = chains.get((table, rule.partition(" ")[0]))
+            _, commented, rest = rule.partition(' --comment "')
+            if chain and commented:
+                found.append((chain, rest.partition('"')[0], int(counters[1:].partition(":")[0])))
+    return found
 
 
 def _text(before: "dict[str, list[str]]", after: "dict[str, list[str]]") -> str:

@@ -1,6 +1,7 @@
 """The node's pinned maps (bpf/maps.h), in the backend's words. What is to be in them `policy` says."""
 
 from cni_plugin.backends import pins, policy
+from cni_plugin.backends.hits import ROWS
 from cni_plugin.backends.policy import Policy
 from cni_plugin.kernel import bpf
 
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 _COOKIE, _KEY, _FACT, _POLICY, _LISTENED = 8, 32, 32, 88, 16
+_HITS = 8 * (1 + len(ROWS))  # one CPU's; ROWS from the second on: enum row of bpf/policy.h
 # Listeners of one port that are kept (bpf/maps.h, SLOTS).
 _SLOTS = 64
 
@@ -21,12 +23,15 @@ class Maps:
         self._facts = tree.map("facts", _KEY, _FACT)
         self._ports = tree.map("ports", _LISTENED, 4)
         self._listeners = tree.map("listeners", _LISTENED, 8)
+        # Of every CPU, one after the other.
+        self._counters = tree.map("counters", _COOKIE, _HITS * bpf.cpus())
 
     def __enter__(self) -> "Self":
         return self
 
     def __exit__(self, *_: object) -> None:
-        bpf.close_all(found.fd for found in (self._policies, self._facts, self._ports, self._listeners))
+        maps = (self._policies, self._facts, self._ports, self._listeners, self._counters)
+        bpf.close_all(found.fd for found in maps)
 
     def policy(self, cookie: int) -> "Policy | None":
         """Return the policy in force."""
@@ -34,12 +39,27 @@ class Maps:
         return None if found is None else Policy.of(found)
 
     def commit(self, wanted: Policy) -> None:
-        """Put a policy in force."""
-        self._policies.update(wanted.cookie.to_bytes(_COOKIE, "little"), wanted.to_bytes())
+        """Put a policy in force, and count anew."""
+        key = wanted.cookie.to_bytes(_COOKIE, "little")
+        self._counters.update(key, bytes(self._counters.value_size))
+        self._policies.update(key, wanted.to_bytes())
 
     def remove_policy(self, cookie: int) -> None:
-        """Put none in force."""
-        self._policies.remove(cookie.to_bytes(_COOKIE, "little"))
+        """Put none in force, and count no more."""
+        key = cookie.to_bytes(_COOKIE, "little")
+        self._policies.remove(key)
+        self._counters.remove(key)
+
+    def hits(self, cookie: int) -> "dict[str, int]":
+        """Return how often each row decided, those that never did left out."""
+        found = self._counters.get(cookie.to_bytes(_COOKIE, "little")) or b""
+        counts = {
+            row: sum(
+                int.from_bytes(found[at : at + 8], "little") for at in range(8 * number, len(found), _HITS)
+            )
+            for number, row in enumerate(ROWS, 1)
+        }
+        return {row: count for row, count in counts.items() if count}
 
     def cookies(self) -> "set[int]":
         """Return the sandboxes that have a policy."""

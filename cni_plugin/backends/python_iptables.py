@@ -49,9 +49,9 @@ _LIBRARY_DIRECTORIES = (
 class PythonIptables:
     """The applier; `why_not` has said that it works here."""
 
-    def save(self, family: int) -> str:
+    def save(self, family: int, counters: bool = False) -> str:
         """Return what iptables-save would print of chains and rules. Raises `OSError`."""
-        return waited(Child(lambda: _Library(family).save()))
+        return waited(Child(lambda: _Library(family).save(counters)))
 
     def restore(self, family: int, text: str) -> Child:
         """Start doing what iptables-restore --noflush would."""
@@ -189,10 +189,10 @@ class _Library:
                 )
         return rule
 
-    def save(self) -> str:
-        return "\n".join(line for name in _TABLES for line in self._saved(name))
+    def save(self, counters: bool = False) -> str:
+        return "\n".join(line for name in _TABLES for line in self._saved(name, counters))
 
-    def _saved(self, name: str) -> "Iterator[str]":
+    def _saved(self, name: str, counters: bool) -> "Iterator[str]":
         table = self._open(name)
         yield f"*{name}"
         chains = sorted(table.chains, key=lambda chain: (not chain.is_builtin(), chain.name))
@@ -200,7 +200,8 @@ class _Library:
             yield f":{chain.name} {'ACCEPT' if chain.is_builtin() else '-'} [0:0]"
         for chain in chains:
             for rule in chain.rules:
-                yield f"-A {chain.name}{self._printed(rule)}"
+                packets = "[{}:{}] ".format(*rule.get_counters()) if counters else ""
+                yield f"{packets}-A {chain.name}{self._printed(rule)}"
         yield "COMMIT"
 
     def _printed(self, rule: "Any") -> str:

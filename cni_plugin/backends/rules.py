@@ -346,7 +346,7 @@ class _Plan:
         leaf: Verdict = ("goto", "to_proxy")
         return (
             Rule(row="O4", iif="lo", mark=self_mark(self.r), verdict=leaf),
-            Rule(row="I5", iif="lo", verdict=RETURN),
+            Rule(row="tproxy", iif="lo", verdict=RETURN),
             *self.inbound(leaf),
         )
 

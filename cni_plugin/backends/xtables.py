@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     class Applier(Protocol):
         """Reads and writes the tables of the network namespace the process is in."""
 
-        def save(self, family: int) -> str:
+        def save(self, family: int, counters: bool = False) -> str:
             """Return what iptables-save prints. Raises `OSError`."""
 
         def restore(self, family: int, text: str) -> Child:
@@ -48,9 +48,9 @@ class Restore:
     def _program(self, family: int, verb: str) -> str:
         return process.find(f"{_COMMANDS[family]}{self._flavour}-{verb}")
 
-    def save(self, family: int) -> str:
+    def save(self, family: int, counters: bool = False) -> str:
         """Return what iptables-save prints. Raises `OSError`."""
-        return waited(Child(lambda: self._run(family, "save", (), "")))
+        return waited(Child(lambda: self._run(family, "save", ("-c",) if counters else (), "")))
 
     def restore(self, family: int, text: str) -> Child:
         """Start iptables-restore --noflush on `text`."""

@@ -64,6 +64,11 @@ def identity(fd: int, words: int = 2) -> "tuple[int, ...]":
     return tuple(info)
 
 
+def cpus() -> int:
+    """Return how many CPUs a per-CPU map has values of."""
+    return done("count CPUs", LIBBPF.libbpf_num_possible_cpus())
+
+
 # -- maps ------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ PROTOTYPES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "bpf_obj_pin": (_INT, (_INT, _TEXT)),
     "bpf_obj_get": (_INT, (_TEXT,)),
     "bpf_obj_get_info_by_fd": (_INT, (_INT, _POINTER, _POINTER)),
+    "libbpf_num_possible_cpus": (_INT, ()),
     "bpf_prog_query": (_INT, (_INT, _INT, U32, _POINTER, _POINTER, _POINTER)),
 }
 

@@ -5,6 +5,7 @@ linux/netfilter/nf_tables.h and linux/netfilter/nfnetlink.h. Not a rule language
 Long because it is a table of encodings, and what is sent is read back by the same attribute numbers.
 """
 
+import errno
 import os
 from _struct import pack
 
@@ -45,6 +46,7 @@ _META_NFPROTO, _META_L4PROTO = 15, 16
 _CT_STATE, _CT_MARK, _CT_ZONE = 0, 3, 17
 _NF_CT_STATE_INVALID = 1
 _SOCKET_TRANSPARENT, _SOCKET_WILDCARD = 0, 2
+_COUNTER_PACKETS = 2
 _RTN_LOCAL = 2  # linux/rtnetlink.h
 _RANGE_MAP_IPS, _RANGE_PROTO_SPECIFIED = 1, 2  # linux/netfilter/nf_nat.h
 _SET_INTERVAL, _ELEM_INTERVAL_END = 4, 1
@@ -367,6 +369,27 @@ def dump(table: str) -> "list[Form]":
         link.close()
 
 
+def counters(table: str) -> "list[tuple[str, str, int]]":
+    """Return (chain, comment, packets) of every rule of `table` that counts; [] where there is none."""
+    link = Netlink(NETLINK_NETFILTER)
+    try:
+        rules = list(_dump(link, _GETRULE, text(1, table), table))
+    except NetlinkError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return []
+    finally:
+        link.close()
+    found = []
+    for fields in rules:
+        for _, data in attrs(fields.get(4, b"")):
+            parts = dict(attrs(data))
+            if _string(parts[1]) == "counter":
+                packets = int.from_bytes(dict(attrs(parts[2]))[_COUNTER_PACKETS], "big")
+                found.append((_string(fields[2]), _comment(fields), packets))
+    return found
+
+
 def _dump(link: Netlink, kind: int, body: bytes, table: str) -> "Iterable[dict[int, bytes]]":
     request = message(_SUBSYS << 8 | kind, NLM_F_REQUEST | NLM_F_DUMP, 1, pack(">BBH", INET, 0, 0) + body)
     wanted = table.encode() + b"\0"
@@ -408,15 +431,18 @@ def _element_forms(fields: "dict[int, bytes]") -> "list[Form]":
 
 
 def _rule_form(fields: "dict[int, bytes]") -> "list[Form]":
-    note = fields.get(7, b"")
-    comment = _string(note[2:]) if note[:1] == b"\0" else ""
     expressions = []
     for _, data in attrs(fields.get(4, b"")):
         parts = dict(attrs(data))
         name = _string(parts[1])
         # A counter's value is not a difference.
         expressions.append((name, () if name == "counter" else _tree(parts.get(2, b""))))
-    return [("rule", _string(fields[2]), comment, tuple(expressions))]
+    return [("rule", _string(fields[2]), _comment(fields), tuple(expressions))]
+
+
+def _comment(fields: "dict[int, bytes]") -> str:
+    note = fields.get(7, b"")
+    return _string(note[2:]) if note[:1] == b"\0" else ""
 
 
 def _tree(data: bytes) -> "tuple[object, ...]":
