@@ -5,7 +5,7 @@ Text is in the form that iptables-save prints, so that what was put in and what 
 Long because making the text, reading it back and comparing the two are one grammar.
 """
 
-from cni_plugin.backends import hits, routes, xtables
+from cni_plugin.backends import routes, xtables
 from cni_plugin.backends.common import NO_RECORD, WHY, InNamespace
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel.process import Failed
@@ -69,10 +69,12 @@ class Iptables(InNamespace):
 
     def counters(self) -> "dict[str, int]":
         """Return how often each row decided since the last `add`."""
-        found = []
+        from cni_plugin.backends import hits  # noqa: PLC0415 - for people, never on the runtime's path
+
+        found: list[tuple[str, str, int]] = []
         for family in (4, 6):
             if xtables.in_use(family):
-                found += counted(self._applier().save(family, counters=True))
+                found += _counted(self._applier().save(family, counters=True), hits.DECIDING)
         return hits.tally(found)
 
     def delete(
@@ -297,9 +299,9 @@ def ours(saved: str) -> "dict[str, list[str]]":
     return {table: found[table] for table in TABLES if table in found}
 
 
-def counted(saved: str) -> "list[tuple[str, str, int]]":
-    """Return (chain, comment, packets) of the rules that decide, of what iptables-save -c printed."""
-    chains = {(table, chain_name(name)): name for name, table in hits.DECIDING.items()}
+def _counted(saved: str, wanted: "dict[str, str]") -> "list[tuple[str, str, int]]":
+    """Return (chain, comment, packets) of the rules in `wanted`, chains with their table, as -c printed them."""
+    chains = {(table, chain_name(name)): name for name, table in wanted.items()}
     found = []
     table = ""
     for line in saved.splitlines():

@@ -5,7 +5,7 @@ Not a rule generator: `rules` says what, this file says it in nf_tables' words, 
 
 import errno
 
-from cni_plugin.backends import hits, routes
+from cni_plugin.backends import routes
 from cni_plugin.backends.common import NO_RECORD, WHY, InNamespace, Unsupported
 from cni_plugin.backends.rules import Chain, Rule, Ruleset, Set, Verdict, ruleset
 from cni_plugin.kernel import nft
@@ -70,6 +70,8 @@ class Nftables(InNamespace):
 
     def counters(self) -> "dict[str, int]":
         """Return how often each row decided since the last `add`."""
+        from cni_plugin.backends import hits  # noqa: PLC0415 - for people, never on the runtime's path
+
         return hits.tally(nft.counters(TABLE))
 
     def delete(

@@ -26,7 +26,7 @@ LOOPBACK_CIDR, DNS_SERVER, PASSTHROUGH, STAYS, BY_EXCLUDED = 32, 64, 128, 256, 5
 # fact_key.kind
 ADDRESS, PORT, UID, GID, INTERFACE = 1, 2, 3, 4, 5
 # Of cookie and kind, which are compared whole.
-_KIND_BITS = 96
+KIND_BITS = 96
 # The facts in force, and those of before or of an ADD that is on its way.
 GENERATIONS = (1, 2)
 # fact.exclusions is one word.
@@ -150,7 +150,7 @@ def facts(redirection: Redirection, network: Network, ids: "Ids") -> "dict[bytes
 
 
 def _key(kind: int, data: bytes, length: int) -> bytes:
-    return pack(FACT_KEY, _KIND_BITS + length, 0, kind.to_bytes(4, "big"), data)
+    return pack(FACT_KEY, KIND_BITS + length, 0, kind.to_bytes(4, "big"), data)
 
 
 def placed(cookie: int, generation: int, found: "dict[bytes, bytes]") -> "dict[bytes, bytes]":
@@ -168,8 +168,8 @@ def edges(cookie: int, generation: int) -> "tuple[bytes, bytes]":
     """Return the keys a walk meets first and last of a generation: its leftmost leaf, and its root."""
     kind = (generation << 8).to_bytes(4, "big")
     return (
-        pack(FACT_KEY, _KIND_BITS + 128, cookie, kind, bytes(16)),
-        pack(FACT_KEY, _KIND_BITS - 8, cookie, kind, bytes(16)),
+        pack(FACT_KEY, KIND_BITS + 128, cookie, kind, bytes(16)),
+        pack(FACT_KEY, KIND_BITS - 8, cookie, kind, bytes(16)),
     )
 
 
@@ -177,7 +177,7 @@ def describe(key: bytes) -> str:
     """Return a key in words for people."""
     length, _, kind, data = unpack(FACT_KEY, key)
     name = ("edge", "address", "port", "uid", "gid", "interface")[kind[3]]
-    return f"fact: {name} {data.hex()}/{length - _KIND_BITS}"
+    return f"fact: {name} {data.hex()}/{length - KIND_BITS}"
 
 
 def _excluded(r: Redirection, interface: str) -> bool:

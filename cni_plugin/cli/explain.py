@@ -1,6 +1,6 @@
 """`mesh-redirect explain`: the decision, the effective redirection, its rules, and judged probes.
 
-Not a check of a live pod: it reads what people and ADD wrote, and touches no netns.
+Not a check of a live pod: it reads what people and ADD wrote, and touches no netns. `live` does.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 
 from cni_plugin.backends import iptables, nft_text
 from cni_plugin.backends.rules import ruleset
-from cni_plugin.cli import files, probes, remarks, show
+from cni_plugin.cli import files, live, probes, remarks, show
 from cni_plugin.config import fields, netconf
 from cni_plugin.kernel import state
 from cni_plugin.mesh import dialect
@@ -41,10 +41,13 @@ class Case(Value):
     backend: str
     refused: "dict[str, str]" = {}
     remarks: tuple[str, ...] = ()
+    live: "dict[str, Any]" = {}
 
 
 def run(options: argparse.Namespace) -> int:
     """Explain and print. Raises `CniError` or `OSError` for input that cannot be read."""
+    if options.live:
+        live.allowed(options.attachment)
     found = _recorded(options) if options.attachment else _decided(options)
     if options.backend:
         found = found.replace(backend=parse.choice("--backend", options.backend, netconf.BACKENDS))
@@ -70,7 +73,10 @@ def _recorded(options: argparse.Namespace) -> Case:
         record = state.load(options.state_dir, container_id, ifname)
         if record is None:
             raise CniError(UNKNOWN_CONTAINER, f"--attachment: no record of {where}")
-        return _from_record(record, _addresses(options))
+        found = _from_record(record, _addresses(options))
+        return (
+            found.replace(live=live.seen(record, options.state_dir, options.bpffs)) if options.live else found
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise CniError(STATE_FAILED, f"--attachment: the record of {where} is damaged: {error!r}") from None
 
@@ -157,12 +163,16 @@ def _document(found: Case, texts: list[str]) -> "dict[str, Any]":
         document["backend"] = found.backend
         document["refused"] = found.refused
         document["rules"] = _rules(redirection, found.families, found.backend)
+    if found.live:
+        document["live"] = found.live
     document["probes"] = [_judged(found, text) for text in texts]
     return document
 
 
 def _rules(redirection: Redirection, families: tuple[int, ...], backend: str) -> "dict[str, str]":
     """Return the rules in the backend's own syntax, by the address family they are loaded into."""
+    if backend == "ebpf":
+        return {}  # it has none: --live reads what its programs are told
     rules = ruleset(redirection, families)
     if backend == "nftables":
         return {"inet": nft_text.render(rules)}

@@ -70,6 +70,8 @@ def _explain(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ip", metavar="ADDRESS", action="append", default=[], help="the pod's, repeatable")
     parser.add_argument("--state-dir", metavar="DIR", default="/run/mesh-redirect", help="for --attachment")
+    parser.add_argument("--live", action="store_true", help="and what the kernel holds of the attachment now")
+    parser.add_argument("--bpffs", metavar="DIR", default="/sys/fs/bpf", help="for --live; the netconf's")
     parser.add_argument(
         "--backend", metavar="NAME", help="whose rules to print; default: the first that is preferred"
     )

@@ -25,10 +25,24 @@ def text(document: "dict[str, Any]") -> str:
         parts += [f"refused  {name}: {reason}" for name, reason in document["refused"].items()]
         for family, rules in document["rules"].items():
             parts.append(f"rules, {document['backend']} {family}\n{rules}")
+    if "live" in document:
+        parts += _live(document["live"])
     if document["probes"]:
         rows = [[p["probe"], p["row"] or "-", _outcome(p), p["why"]] for p in document["probes"]]
         parts.append(f"probes\n{_table(rows, ('probe', 'row', 'outcome', 'why'))}")
     return "\n".join(part if part.endswith("\n") else part + "\n" for part in parts if part)
+
+
+def _live(seen: "dict[str, Any]") -> "list[str]":
+    parts = []
+    if "policy" in seen:
+        told = [[field, _value(value)] for field, value in seen["policy"].items()]
+        parts.append(f"told to the programs\n{_table(told, ('field', 'value'))}")
+        links = [[str(value) for value in link.values()] for link in seen["links"]]
+        parts.append(f"links\n{_table(links, ('hook', 'program', 'attached to', 'link id', 'program id'))}")
+    hits = [[hit["row"], hit["what"], str(hit["hits"])] for hit in seen["hits"]]
+    table = _table(hits, ("row", "what", "hits")) if hits else "  none since ADD"
+    return [*parts, f"hits\n{table}"]
 
 
 def _list(title: str, items: list[str]) -> str:

@@ -133,7 +133,7 @@ def test_delete_leaves_nothing_but_the_nodes_own(pod: Pod) -> None:
         pod.clear("ebpf")
     assert kept() == before
     assert attached(pod.cgroup.path) == []
-    for name in ("policies", "facts", "ports", "listeners"):
+    for name in ("policies", "facts", "counters", "ports", "listeners"):
         assert bpftool("map", "dump", "pinned", f"{bpffs()}/mesh-redirect/1/maps/{name}") == []
 
 

@@ -50,8 +50,8 @@ def test_a_policy_has_its_fields_where_the_programs_look() -> None:
 def test_maps_have_the_sizes_of_their_types() -> None:
     """A look-up writes past its buffer."""
     found = types()
-    sizes = [found[name]["size"] for name in ("policy", "fact_key", "fact")]
-    assert sizes == [maps._POLICY, maps._KEY, maps._FACT]
+    sizes = [found[name]["size"] for name in ("policy", "fact_key", "fact", "hits")]
+    assert sizes == [maps._POLICY, maps._KEY, maps._FACT, maps._HITS]
     assert maps._LISTENED == 16
 
 
@@ -70,7 +70,7 @@ def told(found: dict[bytes, bytes], kind: int, data: bytes) -> tuple[int, int]:
     best, answer = -1, (0, 0)
     for key, value in found.items():
         length, _, of_kind, prefix = unpack(policy.FACT_KEY, key)
-        length -= policy._KIND_BITS
+        length -= policy.KIND_BITS
         shift = 8 * len(data) - length
         same = (
             int.from_bytes(prefix[: len(data)]) >> shift == int.from_bytes(data) >> shift
