@@ -300,7 +300,7 @@ def ours(saved: str) -> "dict[str, list[str]]":
 
 
 def _counted(saved: str, wanted: "dict[str, str]") -> "list[tuple[str, str, int]]":
-    """Return (chain, comment, packets) of the rules in `wanted`, chains with their table, as -c printed them."""
+    """Return (chain, comment, packets) of the rules of `wanted`, chains with their tables, from save -c."""
     chains = {(table, chain_name(name)): name for name, table in wanted.items()}
     found = []
     table = ""

@@ -55,14 +55,18 @@ def sight(bpffs: str) -> "dict[str, Any] | None":
         if found is None:
             return None
         facts = maps.facts(cookie, found.generation)
-    return {"policy": decoded(found, facts), "links": _links(tree, found)}
+    names = network.read().interfaces
+    return {"policy": decoded(found, facts, names), "links": _links(tree, found)}
 
 
 # -- policy ----------------------------------------------------------------------------------------
 
 
-def decoded(found: Policy, facts: "dict[bytes, bytes]") -> "dict[str, Any]":
-    """Return what the programs are told in a redirection's words, and what they are told beside it."""
+def decoded(found: Policy, facts: "dict[bytes, bytes]", names: "dict[int, str]") -> "dict[str, Any]":
+    """Return what the programs are told in a redirection's words, and what they are told beside it.
+
+    `names` are the sandbox's interfaces by index.
+    """
     known: dict[int, list[Known]] = {kind: [] for kind in range(1, 6)}
     for key, value in facts.items():
         length, _, kind, data = unpack(policy.FACT_KEY, key)
@@ -77,7 +81,6 @@ def decoded(found: Policy, facts: "dict[bytes, bytes]") -> "dict[str, Any]":
     for field, bit in _PREFIXES.items():
         prefixes = _prefixes(known[policy.ADDRESS], bit)
         told[field] = "*" if prefixes == ANYWHERE else parse.prefixes_text(prefixes)
-    names = network.read().interfaces
     indexes = (int.from_bytes(data[:4], "big") for data, *_ in known[policy.INTERFACE])
     told["excludeInterfaces"] = [names.get(index, str(index)) for index in sorted(indexes)]
     return told
