@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from cni_plugin.backends.hits import ROWS
+from cni_plugin.backends.iptables import Iptables
+from cni_plugin.backends.python_iptables import PythonIptables
 from cni_plugin.kernel.netns import cookie, entered
 from tests.contract.run import LISTENERS, Programmer, dial, redirection
 from tests.contract.table import BASE, CASES, Case
@@ -126,3 +128,12 @@ def test_nft_agrees(program: Programmer) -> None:
     assert packets["I4 to the proxy"] == 1
     program.pod.clear("nftables")
     assert counters(program.pod, "nftables") == {}
+
+
+def test_python_iptables_reads_the_same_counters(program: Programmer) -> None:
+    """On a host without iptables-save nothing has ever been hit."""
+    need("iptables")
+    dials(program.pod, "iptables")
+    with entered(program.pod.path):
+        assert Iptables("/nowhere", PythonIptables()).counters() == {"O10": 3, "I4": 1}
+    assert counters(program.pod, "iptables") == {"O10": 3, "I4": 1}
