@@ -249,12 +249,27 @@ def _move(path: str, program: int) -> None:
         os.close(program)
 
 
+def _detach(path: str) -> None:
+    """Detach the link pinned at `path` now.
+
+    Without its pin the kernel detaches it some time later: a next ADD's link beside it would see what this one
+    redirected, as if a client had dialled the proxy.
+    """
+    pinned = bpf.pinned(path)
+    try:
+        bpf.detach(pinned)
+    finally:
+        os.close(pinned)
+
+
 def _remove(directory: str, names: "tuple[str, ...]") -> None:
     for name in names:
         try:
+            _detach(f"{directory}/{name}")
             os.unlink(f"{directory}/{name}")
-        except FileNotFoundError:
-            pass
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
     try:
         os.rmdir(directory)
     except OSError as error:

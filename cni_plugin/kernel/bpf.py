@@ -129,6 +129,11 @@ def update_link(fd: int, program: int) -> None:
     done("link update", LIBBPF.bpf_link_update(fd, program, None))
 
 
+def detach(fd: int) -> None:
+    """Take a link off its target, if that is there, before this returns. Raises `BpfError`."""
+    done("link detach", LIBBPF.bpf_link_detach(fd))
+
+
 def iterate(program: int) -> None:
     """Run an iterator once, in the netns this process is in. Raises `OSError`."""
     attached = link(program, 0, "iter")

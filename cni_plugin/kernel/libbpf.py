@@ -35,6 +35,7 @@ PROTOTYPES: "dict[str, tuple[Any, tuple[Any, ...]]]" = {
     "bpf_map_get_next_key": (_INT, (_INT, _POINTER, _POINTER)),
     "bpf_link_create": (_INT, (_INT, _INT, _INT, _POINTER)),
     "bpf_link_update": (_INT, (_INT, _INT, _POINTER)),
+    "bpf_link_detach": (_INT, (_INT,)),
     "bpf_iter_create": (_INT, (_INT,)),
     "bpf_obj_pin": (_INT, (_INT, _TEXT)),
     "bpf_obj_get": (_INT, (_TEXT,)),
