@@ -5,7 +5,8 @@
     <bpffs>/mesh-redirect/<layout>/cgroups/<id>/<program>      links, shared by all sandboxes of the cgroup
     <bpffs>/mesh-redirect/<layout>/sandboxes/<cookie>/inbound  the link of a sandbox's own program
 
-The last three are made under another name and renamed: each is there whole or not at all.
+The last three are made under another name and renamed: each is there whole, or not at all, or is
+what a killed DEL left.
 Another build's first ADD loads its programs beside the others', on the same maps, and moves every link.
 """
 
@@ -119,10 +120,12 @@ class Pins:
 
     def has_links(self, cgroup: int) -> bool:
         """Tell whether the cgroup's links are there."""
-        return os.path.isdir(f"{self.top}/cgroups/{cgroup}")
+        # The first that a DEL removes: without it the rest is what a killed one left.
+        return os.path.exists(f"{self.top}/cgroups/{cgroup}/{tuple(ATTACHED)[-1]}")
 
     def link_cgroup(self, path: str, cgroup: int) -> None:
         """Attach the node's programs; the lock is the caller's. Raises `OSError`, nothing made."""
+        self.unlink_cgroup(cgroup)
         target = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         draft = Draft(f"{self.top}/cgroups/{cgroup}")
         try:
@@ -147,10 +150,11 @@ class Pins:
 
     def has_inbound(self, cookie: int) -> bool:
         """Tell whether the sandbox's link is there."""
-        return os.path.isdir(f"{self.top}/sandboxes/{cookie}")
+        return os.path.exists(f"{self.top}/sandboxes/{cookie}/inbound")
 
     def link_inbound(self, cookie: int, netns: int) -> None:
         """Load and attach the sandbox's own program. Raises `OSError`, nothing made."""
+        self.unlink_inbound(cookie)
         draft = Draft(f"{self.top}/sandboxes/{cookie}")
         try:
             loaded = self._inbound(cookie)
@@ -250,13 +254,14 @@ def _move(path: str, program: int) -> None:
 
 
 def _detach(path: str) -> None:
-    """Detach the link pinned at `path` now.
+    """Remove a link's pin, and detach the link now.
 
-    Without its pin the kernel detaches it some time later: a next ADD's link beside it would see what this one
-    redirected, as if a client had dialled the proxy.
+    Left alone the kernel detaches it some time later: a next ADD's link beside it would see what this one
+    redirected, as if a client had dialled the proxy. The pin first: where it is, the link runs.
     """
     pinned = bpf.pinned(path)
     try:
+        os.unlink(path)
         bpf.detach(pinned)
     finally:
         os.close(pinned)
@@ -266,7 +271,6 @@ def _remove(directory: str, names: "tuple[str, ...]") -> None:
     for name in names:
         try:
             _detach(f"{directory}/{name}")
-            os.unlink(f"{directory}/{name}")
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise
