@@ -66,7 +66,8 @@ def _sweep() -> None:
     root = cgroup.mount()
     for name in os.listdir(root) if root else ():
         if _is_orphan(name):
-            os.rmdir(f"{root}/{name}")
+            for directory, _, _ in os.walk(f"{root}/{name}", topdown=False):
+                os.rmdir(directory)
 
 
 def _is_orphan(name: str) -> bool:
