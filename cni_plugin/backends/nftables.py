@@ -1,6 +1,7 @@
 """Backend `nftables`: the rules as one inet table, applied in one nf_tables transaction, no host binary.
 
 Not a rule generator: `rules` says what, this file says it in nf_tables' words, as bytes and as text.
+Long because what is sent and what CHECK compares it with are made by the same few functions.
 """
 
 import errno

@@ -8,6 +8,7 @@
 The last three are made under another name and renamed: each is there whole, or not at all, or is
 what a killed DEL left.
 Another build's first ADD loads its programs beside the others', on the same maps, and moves every link.
+Long because every way into the tree and out of it must agree on what a killed process may have left there.
 """
 
 import errno
