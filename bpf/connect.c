@@ -94,7 +94,7 @@ INLINE int refused(void)
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
-	struct address at;
+	struct address at = {}; /* always set where it is read, but verifiers before 6.18 lose that */
 	struct flow f = {
 	    .to = ipv4(ctx->user_ip4),
 	    .port = bpf_ntohs(ctx->user_port),
@@ -118,7 +118,7 @@ int connect4(struct bpf_sock_addr *ctx)
 SEC("cgroup/connect6")
 int connect6(struct bpf_sock_addr *ctx)
 {
-	struct address at;
+	struct address at = {}; /* always set where it is read, but verifiers before 6.18 lose that */
 	struct flow f = {
 	    .to = IPV6(ctx->user_ip6),
 	    .port = bpf_ntohs(ctx->user_port),

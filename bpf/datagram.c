@@ -40,7 +40,7 @@ INLINE int refused(void)
 SEC("cgroup/sendmsg4")
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	struct address at;
+	struct address at = {}; /* always set where it is read, but verifiers before 6.18 lose that */
 	struct flow f = {.to = ipv4(ctx->user_ip4), .port = bpf_ntohs(ctx->user_port)};
 
 	if (!ctx->sk)
@@ -66,7 +66,7 @@ int sendmsg4(struct bpf_sock_addr *ctx)
 SEC("cgroup/sendmsg6")
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	struct address at;
+	struct address at = {}; /* always set where it is read, but verifiers before 6.18 lose that */
 	struct flow f = {.to = IPV6(ctx->user_ip6), .port = bpf_ntohs(ctx->user_port)};
 
 	if (!ctx->sk || is_ipv4(&f.to)) /* then sendmsg4 has it */
