@@ -207,7 +207,12 @@ def _forget(
     """Remove an attachment's redirection from the netns at `path`, then its record, which is returned."""
     try:
         record, _ = _recalled(conf, attachment)
-        _remove(conf, attachment, path, record, draft.unfinished if draft else None)
+        try:
+            _remove(conf, attachment, path, record, draft.unfinished if draft else None)
+        except OSError as error:
+            # Other attachments' records cannot be read, so whose rules these are is not known.
+            message = f"the redirection cannot be removed: {error}"
+            raise CniError(errors.APPLY_FAILED, message) from None
         state.remove(conf.state_dir, *attachment)
         if draft:
             draft.settled()

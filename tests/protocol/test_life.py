@@ -204,3 +204,31 @@ def test_a_state_directory_gone_read_only_does_not_keep_the_sandbox(call, empty)
     assert (done.returncode, done.stdout) == (0, b"")
     assert b"cannot be" in done.stderr or b"Read-only" in done.stderr
     assert effects.everything(sandbox) == before
+
+
+UNLISTED = """
+import errno, sys
+sys.path.insert(0, {root!r})
+from cni_plugin.kernel import state
+def attachments(state_dir):
+    raise OSError(errno.EIO, "Input/output error")
+state.attachments = attachments
+from cni_plugin.plugin import main
+sys.exit(main())
+"""
+
+
+def test_a_delete_that_removed_no_rules_is_no_success(call, empty):
+    """Red: DEL could not tell whose rules these are, left them, and said that it was done."""
+    sandbox, before = empty
+    call("ADD", redirection=OWNED).success()
+    done = subprocess.run(
+        [os.path.realpath(sys.executable), "-IS", "-c", UNLISTED.format(root=ROOT)],
+        input=json.dumps(call.netconf()).encode(),
+        env={**call.env, "CNI_COMMAND": "DEL"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)["code"]) == (1, 100)
+    call("DEL").success()
+    assert effects.everything(sandbox) == before
