@@ -2,8 +2,6 @@
 /* connect(2) of TCP and of UDP: the destination becomes the proxy's listener, on loopback. */
 #include "outbound.h"
 
-#define ECONNREFUSED 111
-
 INLINE bool bind_to(struct bpf_sock_addr *ctx, const struct address *source)
 {
 	/* Port 0: connect(2) itself chooses one, for this destination alone. */
@@ -85,12 +83,6 @@ INLINE int on_connect(struct bpf_sock_addr *ctx, struct flow *f, struct address 
 	return verdict;
 }
 
-INLINE int refused(void)
-{
-	bpf_set_retval(-ECONNREFUSED);
-	return 0;
-}
-
 SEC("cgroup/connect4")
 int connect4(struct bpf_sock_addr *ctx)
 {
@@ -135,13 +127,7 @@ int connect6(struct bpf_sock_addr *ctx)
 	case REJECT:
 		return refused();
 	}
-	ctx->user_ip6[0] = at.word[0];
-	barrier();
-	ctx->user_ip6[1] = at.word[1];
-	barrier();
-	ctx->user_ip6[2] = at.word[2];
-	barrier();
-	ctx->user_ip6[3] = at.word[3];
+	SET_IPV6(ctx->user_ip6, at);
 	return 1;
 }
 

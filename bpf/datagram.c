@@ -2,8 +2,6 @@
 /* Datagrams of sockets that name their destination with each: captured DNS out, and its answers back. */
 #include "outbound.h"
 
-#define ECONNREFUSED 111
-
 INLINE int on_sendmsg(struct bpf_sock_addr *ctx, struct flow *f, struct address *at)
 {
 	enum verdict verdict = PASS;
@@ -29,12 +27,6 @@ INLINE int on_sendmsg(struct bpf_sock_addr *ctx, struct flow *f, struct address 
 	client->got_port = bpf_htons(port);
 	ctx->user_port = bpf_htons(port);
 	return verdict;
-}
-
-INLINE int refused(void)
-{
-	bpf_set_retval(-ECONNREFUSED);
-	return 0;
 }
 
 SEC("cgroup/sendmsg4")
@@ -82,22 +74,9 @@ int sendmsg6(struct bpf_sock_addr *ctx)
 		return refused();
 	}
 	if (is_any(&f.from) && !is_any(&f.source) && is_loopback(&at)) {
-		ctx->msg_src_ip6[0] = f.source.word[0];
-		barrier();
-		ctx->msg_src_ip6[1] = f.source.word[1];
-		barrier();
-		ctx->msg_src_ip6[2] = f.source.word[2];
-		barrier();
-		ctx->msg_src_ip6[3] = f.source.word[3];
-		barrier();
+		SET_IPV6(ctx->msg_src_ip6, f.source);
 	}
-	ctx->user_ip6[0] = at.word[0];
-	barrier();
-	ctx->user_ip6[1] = at.word[1];
-	barrier();
-	ctx->user_ip6[2] = at.word[2];
-	barrier();
-	ctx->user_ip6[3] = at.word[3];
+	SET_IPV6(ctx->user_ip6, at);
 	return 1;
 }
 
@@ -135,14 +114,7 @@ int recvmsg6(struct bpf_sock_addr *ctx)
 	const struct dialled *client = asked(ctx, &from);
 
 	if (client) {
-		ctx->user_ip6[0] = client->to.word[0];
-		barrier();
-		ctx->user_ip6[1] = client->to.word[1];
-		barrier();
-		ctx->user_ip6[2] = client->to.word[2];
-		barrier();
-		ctx->user_ip6[3] = client->to.word[3];
-		barrier();
+		SET_IPV6(ctx->user_ip6, client->to);
 		ctx->user_port = client->port;
 	}
 	return 1;

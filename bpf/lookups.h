@@ -10,6 +10,19 @@
 /* Two stores to neighbouring fields of a context must stay two: the verifier knows no wider one. */
 #define barrier() asm volatile("" ::: "memory")
 
+/* Set an IPv6 address of a context. */
+#define SET_IPV6(field, address)                                                                             \
+	do {                                                                                                 \
+		field[0] = (address).word[0];                                                                \
+		barrier();                                                                                   \
+		field[1] = (address).word[1];                                                                \
+		barrier();                                                                                   \
+		field[2] = (address).word[2];                                                                \
+		barrier();                                                                                   \
+		field[3] = (address).word[3];                                                                \
+		barrier();                                                                                   \
+	} while (0)
+
 INLINE bool is_ipv4(const struct address *a)
 {
 	return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);

@@ -8,6 +8,8 @@
 #define DNS   53
 #define HTTPS 443
 
+#define ECONNREFUSED 111 /* asm-generic/errno.h */
+
 enum verdict { PASS, TO_INBOUND, TO_OUTBOUND, TO_DNS, REJECT };
 
 /* One connection, or one datagram. */
@@ -122,6 +124,13 @@ INLINE __u16 listener(const struct policy *p, enum verdict verdict, const struct
 	}
 	*at = is_ipv4(to) ? ipv4(bpf_htonl(0x7f000001)) : (struct address){.word = {0, 0, 0, bpf_htonl(1)}};
 	return verdict == TO_INBOUND ? p->inbound_port : p->outbound_port;
+}
+
+/* What a program of connect(2) or sendmsg(2) returns for REJECT. */
+INLINE int refused(void)
+{
+	bpf_set_retval(-ECONNREFUSED);
+	return 0;
 }
 
 #endif

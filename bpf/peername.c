@@ -22,14 +22,7 @@ int getpeername6(struct bpf_sock_addr *ctx)
 	const struct dialled *client = ctx->sk ? bpf_sk_storage_get(&clients, ctx->sk, NULL, 0) : NULL;
 
 	if (client) {
-		ctx->user_ip6[0] = client->to.word[0];
-		barrier();
-		ctx->user_ip6[1] = client->to.word[1];
-		barrier();
-		ctx->user_ip6[2] = client->to.word[2];
-		barrier();
-		ctx->user_ip6[3] = client->to.word[3];
-		barrier();
+		SET_IPV6(ctx->user_ip6, client->to);
 		ctx->user_port = client->port;
 	}
 	return 1;
